@@ -1,0 +1,82 @@
+"""The commands below `stylemed book`; the same as what make calls."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+book = typer.Typer(help="Run the chapters, build the book, compare its numbers.", no_args_is_help=True)
+ProfileName = Annotated[str, typer.Option(help="Size of the run: smoke, cpu, colab or gpu.")]
+
+
+def fail(message: str, code: int) -> None:
+    print(f"stylemed: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+@book.command("run")
+def book_run(
+    chapters: Annotated[
+        list[str] | None,
+        typer.Argument(help="Chapters by number or name. Default: all, in order.", show_default=False),
+    ] = None,
+    profile: ProfileName = "cpu",
+) -> None:
+    """Execute chapters with papermill. `make book` does so only for what is out of date."""
+    from stylemed.execution import ChapterFailed, chapter_names, checkout, find_chapter, read_profile, run_chapter
+
+    root = checkout()
+    settings = read_profile(profile, root)
+    names = [find_chapter(name, root) for name in chapters] if chapters else chapter_names(root)
+    try:
+        for name in names:
+            run_chapter(name, settings, root / "_build" / profile, root=root)
+    except ChapterFailed as error:
+        fail(str(error), 1)
+
+
+@book.command("html")
+def book_html(profile: ProfileName = "cpu") -> None:
+    """Build the HTML from the executed chapters, warnings as errors."""
+    from stylemed.publishing import BuildFailed, html
+
+    try:
+        print(f"open {html(profile)}")
+    except BuildFailed as error:
+        fail(str(error), 1)
+
+
+@book.command("check")
+def book_check(
+    profile: ProfileName = "cpu",
+    run: Annotated[
+        bool, typer.Option("--run/--no-run", help="Execute all chapters anew, or compare what was executed last.")
+    ] = True,
+) -> None:
+    """The regression run: the chapters' numbers against the committed baseline of the profile."""
+    from stylemed.execution import ChapterFailed
+    from stylemed.regression import check
+
+    try:
+        differences = check(profile, run=run)
+    except ChapterFailed as error:
+        fail(str(error), 1)
+    if differences:
+        raise typer.Exit(1)
+
+
+@book.command("accept")
+def book_accept(
+    profile: ProfileName,
+    seeds: Annotated[int, typer.Option(help="Runs with different seeds; tolerances come from their spread.")] = 3,
+) -> None:
+    """Make the chapters' present numbers the baseline, and print old -> new. Needs a clean git tree."""
+    from stylemed.execution import ChapterFailed
+    from stylemed.regression import accept
+
+    try:
+        accept(profile, seeds)
+    except ChapterFailed as error:
+        fail(str(error), 1)

@@ -1,0 +1,21 @@
+"""CT volumes on disk become slices in [-1, 1]: `volumes` reads, `phantom` invents, `store` prepares.
+
+Importing this package loads neither torch nor MONAI.
+"""
+
+from stylemed.data.phantom import make_phantom
+from stylemed.data.store import PrepareReport, SliceDataset, SliceStore, Window, prepare
+from stylemed.data.volumes import Case, Volume, find_cases, read_case
+
+__all__ = [
+    "Case",
+    "PrepareReport",
+    "SliceDataset",
+    "SliceStore",
+    "Volume",
+    "Window",
+    "find_cases",
+    "make_phantom",
+    "prepare",
+    "read_case",
+]

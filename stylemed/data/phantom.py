@@ -1,0 +1,361 @@
+"""Synthetic patients in the LiTS layout, whose truth is on record.
+
+No patient is copied from anyone: body, organs and tumors are drawn from a seed (see `anatomy` and `organs`), then
+looked at the way a scanner looks: partial volume, point-spread function, noise with the spectrum of filtered back-projection.
+Patient i of a seed is the same at every image size and however many patients are made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stylemed.data import anatomy as an
+from stylemed.errors import BadInput
+
+KINDS = ("hypodense", "hypodense", "necrotic", "rim", "hyperdense", "calcified")
+KERNELS = {"soft": (0.55, 0.33), "sharp": (0.35, 0.55)}  # point spread (sigma, mm), noise roll-off (1/mm)
+
+
+@dataclass
+class Look:
+    """What the scanner decides, independent of the anatomy."""
+
+    phase: str = "portal"
+    kernel: str = "soft"
+    noise_hu: float = 18.0  # standard deviation in the middle of the body at 0.75 mm pixels
+    margin_mm: float = 30.0  # air left and right of the body together
+    slice_mm: float = 4.0
+    slices: int = 48
+
+
+def _rng(seed, patient, purpose):
+    return np.random.default_rng([seed, patient, purpose])
+
+
+def draw_look(seed: int, patient: int) -> Look:
+    """The look of one patient: portal phase (so is most of LiTS), everything else at random."""
+    rng = _rng(seed, patient, 1)
+    slices = int(rng.integers(42, 59))
+    return Look(
+        kernel="soft" if rng.uniform() < 0.7 else "sharp",
+        noise_hu=float(np.clip(rng.lognormal(np.log(18), 0.25), 10, 32)),
+        margin_mm=float(rng.uniform(8, 60)),
+        slices=slices,
+    )
+
+
+def draw_anatomy(seed: int, patient: int, phase: str = "portal") -> an.Anatomy:
+    """Every factor of one patient's body; odd patients have tumors, even ones have none."""
+    rng = _rng(seed, patient, 2)
+    n = rng.standard_normal
+    build = 1 + 0.07 * np.clip(n(), -2, 2)
+    scale = (build * (1 + 0.03 * n()), build * (1 + 0.04 * n()), 1 + 0.06 * np.clip(n(), -2, 2))
+    body = dict(
+        scale=tuple(float(s) for s in scale),
+        corner=float(rng.uniform(2.15, 2.6)),
+        harmonics=n((4, 2)) * np.array([[0.012, 0.006], [0.010, 0.006], [0.007, 0.004], [0.004, 0.003]]),
+        fat_mm=float(np.clip(rng.gamma(4.0, 4.0), 4, 38)),
+        fat_sides=float(rng.uniform(0.1, 0.6)),
+        wall_mm=float(rng.uniform(8.5, 13)),
+        liver=np.clip(n(8), -2, 2),
+        organs=np.clip(n(16), -2, 2),
+        ribs=(float(rng.uniform(0, 27)), float(rng.uniform(25, 29)), float(rng.uniform(58, 76))),
+        vertebra_phase=float(rng.uniform(0, 31)),
+        stomach_gas=float(rng.uniform(0.1, 0.6)),
+        stomach_hu=float(rng.choice([10.0, 30.0, 60.0])),
+        seed=int(rng.integers(2**31)),
+    )
+    # One draw for the injection (all vessels together), one for each tissue.
+    strength = 1 + 0.06 * np.clip(n(), -2, 2)
+    hu = {k: float(v * strength + 4 * n()) for k, v in an.ENHANCEMENT[phase].items()}
+    steatosis = 35 * rng.beta(1, 5)
+    hu["liver"] -= float(steatosis)
+    hu.update(muscle=float(57 + 4 * n()), bone=float(170 + 35 * n()), pancreas=float(0.85 * hu["spleen"] + 4 * n()))
+    one = an.Anatomy(hu=hu, **body)
+    one.lesions = draw_lesions(one, _rng(seed, patient, 3), tumors=patient % 2 == 1)
+    return one
+
+
+def draw_lesions(one: an.Anatomy, rng, tumors: bool) -> list[an.Lesion]:
+    """Tumors (1 to 6) and cysts (0 to 2) at free places inside the liver."""
+    count = int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.25, 0.25, 0.2, 0.15, 0.1, 0.05])) if tumors else 0
+    cysts = int(rng.choice([0, 1, 2], p=[0.65, 0.25, 0.1]))
+    places = rng.uniform((-150, -95, -90), (70, 85, 80), (4000, 3)).astype(np.float32)
+    depth = -an.liver_shape(one, tuple(places.T))
+    main = rng.choice(KINDS)  # the tumors of a patient are mostly of one kind
+    sizes = np.clip(np.exp(rng.normal(np.log(20), 0.5, count)), 6, 52)
+    if count:
+        sizes[0] = max(sizes[0], 24)  # one of them is seen at 64 pixels too
+    jobs = [(main if rng.uniform() < 0.75 else rng.choice(KINDS), d) for d in sorted(sizes, reverse=True)]
+    jobs += [("cyst", d) for d in rng.uniform(6, 24, cysts)]
+    lesions: list[an.Lesion] = []
+    for kind, diameter in jobs:
+        radius = diameter / 2
+        gap = np.full(len(places), np.inf)
+        for other in lesions:
+            gap = np.minimum(gap, np.linalg.norm(places - other.centre, axis=1) - max(other.radii) - radius)
+        # At least half of the radius under the surface, and clear of the others.
+        free = np.flatnonzero((depth > min(0.5 * radius + 2, 20)) & (gap > 3))
+        if not len(free):
+            continue
+        place = places[rng.choice(free)]
+        contrast = {
+            "hypodense": -rng.uniform(28, 60),
+            "necrotic": -rng.uniform(15, 30),
+            "rim": -rng.uniform(30, 55),
+            "hyperdense": rng.uniform(28, 50),
+            "calcified": -rng.uniform(25, 45),
+            "cyst": rng.uniform(2, 14),
+        }[kind]
+        stretch = rng.uniform(0.85, 1.18, 3)
+        lesions.append(
+            an.Lesion(
+                kind=str(kind),
+                centre=tuple(float(c) for c in place),
+                radii=tuple(float(radius * s) for s in stretch / stretch.prod() ** (1 / 3)),
+                hu=float(contrast),
+                irregular=0.0 if kind == "cyst" else float(rng.uniform(0.06, 0.16)),
+                seed=int(rng.integers(2**31)),
+            )
+        )
+    return lesions
+
+
+# ---------------------------------------------------------------- the scanner
+
+
+def noise(rng, shape, pixel_mm: float, rolloff: float, std: float) -> np.ndarray:
+    """Noise [Z, Y, X] with the spectrum f exp(-(f / rolloff)^2) of filtered back-projection, averaged over each pixel.
+
+    `std` holds at 0.75 mm pixels; larger pixels see less of it, as a real image does that is averaged down.
+    """
+
+    def power(fx, fy, pixel):
+        f2 = fx**2 + fy**2
+        return np.sqrt(f2) * np.exp(-f2 / rolloff**2) * (np.sinc(fx * pixel) * np.sinc(fy * pixel)) ** 2
+
+    def folded(n, pixel):
+        f = np.fft.fftfreq(n, pixel)
+        total = np.zeros((n, n))
+        for i in range(-2, 3):  # frequencies beyond Nyquist come back as aliases
+            for j in range(-2, 3):
+                total += power(f[:, None] + i / pixel, f[None, :] + j / pixel, pixel)
+        return total / pixel**2
+
+    n = shape[-1]
+    spectrum = folded(n, pixel_mm)
+    gain = std / np.sqrt(folded(256, 0.75).mean())
+    half = np.sqrt(spectrum)[:, : n // 2 + 1].astype(np.float32) * np.float32(gain)
+    out = np.empty(shape, np.float32)
+    for k in range(shape[0]):  # independent from slice to slice
+        white = rng.standard_normal(shape[1:], dtype=np.float32)
+        out[k] = np.fft.irfft2(np.fft.rfft2(white) * half, s=shape[1:])
+    return out
+
+
+def scan(one: an.Anatomy, look: Look, size: int, rng) -> tuple[np.ndarray, np.ndarray, float]:
+    """HU int16 and labels uint8 [Z, Y, X] as the scanner gives them, and the pixel in mm."""
+    from scipy import ndimage
+
+    from stylemed.data.organs import draw
+
+    widest = 1.03 * an.HALF_WIDTH * one.scale[0] + 1.1 * one.fat_mm * (0.75 + one.fat_sides)
+    pixel = round((2 * widest + look.margin_mm) / size, 4)  # so the field of view is about 320 to 450 mm
+    hu, labels = draw(one, (look.slices, size, size), (look.slice_mm, pixel, pixel))
+    psf, rolloff = KERNELS[look.kernel]
+    hu = ndimage.gaussian_filter(hu, (0.45, psf / pixel, psf / pixel), output=np.float32)
+    y, x = np.ogrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    thick = np.exp(-(((x / 0.75) ** 2 + (y / 0.6) ** 2) ** 1.5)).astype(np.float32)
+    hu += noise(rng, hu.shape, pixel, rolloff, look.noise_hu) * (0.55 + 0.45 * thick)
+    return np.clip(np.rint(hu), -1024, 3071).astype(np.int16), labels, pixel
+
+
+# ---------------------------------------------------------------- the files
+
+
+def make_phantom(
+    out,
+    patients: int = 11,
+    judge_patients: int = 0,
+    test_patients: int = 0,
+    size: int = 128,
+    seed: int = 0,
+    slices: int | None = None,
+    phase: str = "portal",
+    progress: bool = True,
+) -> Path:
+    """Write synthetic patients as LiTS pairs with `volumes.csv`, `truth.csv` and `lesions.csv`; returns the folder.
+
+    `patients` go to the split train, then come those of judge and test. `size` is the image's side in pixels (64 to
+    512), `slices` fixes their number (else 42 to 58 by patient). The same call again makes nothing new.
+    Volumes: int16 HU, axes LPS, the field of view fits the body; labels 0, 1 liver, 2 tumor. Odd patients have tumors.
+    """
+    import json
+    import shutil
+
+    import pandas as pd
+    from tqdm import tqdm
+
+    out = Path(out)
+    counts = {"train": patients, "judge": judge_patients, "test": test_patients}
+    _check(counts, size, slices, phase)
+    made_by = dict(phantom=VERSION, size=size, seed=seed, slices=slices, phase=phase, **counts)
+    stamp = out / "phantom.json"
+    if stamp.is_file() and json.loads(stamp.read_text()) == made_by:
+        if progress:
+            print(f"{out} holds this phantom already")
+        return out
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not stamp.is_file())):
+        raise BadInput(f"{out} exists and is no phantom folder; name a new folder with --out")
+    draft = out.with_name(f".{out.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    splits = [split for split, n in counts.items() for _ in range(n)]
+    volumes, truth, lesions = [], [], []
+    try:
+        for patient, split in enumerate(tqdm(splits, "phantom", unit=" patients", disable=not progress), start=1):
+            row, slice_rows, lesion_rows = _write_patient(draft, seed, patient, split, size, slices, phase)
+            volumes.append(row)
+            truth += slice_rows
+            lesions += lesion_rows
+        pd.DataFrame(volumes).to_csv(draft / "volumes.csv", index=False)
+        pd.DataFrame(truth).to_csv(draft / "truth.csv", index=False, float_format="%.5g")
+        pd.DataFrame(lesions, columns=LESION_COLUMNS).to_csv(draft / "lesions.csv", index=False, float_format="%.5g")
+        (draft / "phantom.json").write_text(json.dumps(made_by, indent=1))
+        if out.exists():
+            shutil.rmtree(out)
+        draft.rename(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return out
+
+
+VERSION = 2  # of the anatomy: raised when the same seed gives other patients
+LESION_COLUMNS = ["volume", "patient", "kind", "tumor", "x_mm", "y_mm", "z_mm", "diameter_mm", "hu", "irregular"]
+
+
+def _check(counts, size, slices, phase):
+    for split, n in counts.items():
+        if n < 0:
+            raise BadInput(f"{n} {split} patients: give a number of at least 0")
+    if sum(counts.values()) == 0:
+        raise BadInput("a phantom of no patients: give at least one with --patients")
+    if not 32 <= size <= 512:
+        raise BadInput(f"a phantom image of {size} pixels: choose a size from 32 to 512")
+    if slices is not None and not 8 <= slices <= 400:
+        raise BadInput(f"{slices} slices: choose from 8 to 400")
+    if phase not in an.ENHANCEMENT:
+        raise BadInput(f"unknown contrast phase {phase!r}: choose from {', '.join(an.ENHANCEMENT)}")
+
+
+def _write_patient(folder, seed, patient, split, size, slices, phase):
+    """Draw, scan and save patient i; the rows for volumes.csv, truth.csv and lesions.csv."""
+    import nibabel as nib
+
+    look = draw_look(seed, patient)
+    look.phase = phase
+    if slices is not None:  # the same stretch of body, cut otherwise
+        look.slice_mm, look.slices = look.slice_mm * look.slices / slices, slices
+    one = draw_anatomy(seed, patient, phase)
+    hu, labels, pixel = scan(one, look, size, _rng(seed, patient, 4))
+    affine = np.diag([-pixel, -pixel, look.slice_mm, 1.0])  # LPS arrays in the RAS world of NIfTI
+    affine[:2, 3] = pixel * (size - 1) / 2
+    for kind, array in (("volume", hu), ("segmentation", labels)):
+        image = nib.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), affine)
+        image.set_qform(affine, 1)
+        image.set_sform(affine, 1)
+        (folder / f"{kind}-{patient}.nii.gz").write_bytes(_gzip(image.to_bytes()))
+    name = f"phantom{patient:04d}"
+    row = dict(
+        volume=patient,
+        patient=name,
+        split=split,
+        modality="CT",
+        phase=phase,
+        hu_min="",
+        hu_max="",
+        tumor_labels="known",
+        orientation="LPS",
+        kernel=look.kernel,
+        noise_hu=round(look.noise_hu, 2),
+    )
+    return (
+        row,
+        _truth(one, look, patient, name, split, labels, pixel),
+        [
+            dict(
+                zip(
+                    LESION_COLUMNS,
+                    (
+                        patient,
+                        name,
+                        le.kind,
+                        int(le.tumor),
+                        *(c * s for c, s in zip(le.centre, one.scale, strict=True)),
+                        2 * float(np.prod(le.radii) * np.prod(one.scale)) ** (1 / 3),
+                        le.hu,
+                        le.irregular,
+                    ),
+                    strict=True,
+                )
+            )
+            for le in one.lesions
+        ],
+    )
+
+
+def _gzip(data: bytes) -> bytes:
+    import gzip
+
+    return gzip.compress(data, compresslevel=4, mtime=0)  # no time stamp: equal patients are equal files
+
+
+def _truth(one, look, patient, name, split, labels, pixel):
+    """One row per slice: what is in it, and every factor of the patient it belongs to."""
+    factors = dict(
+        phase=look.phase,
+        kernel=look.kernel,
+        noise_hu=look.noise_hu,
+        slice_mm=look.slice_mm,
+        pixel_mm=pixel,
+        scale_x=one.scale[0],
+        scale_y=one.scale[1],
+        scale_z=one.scale[2],
+        corner=one.corner,
+        fat_mm=one.fat_mm,
+        fat_sides=one.fat_sides,
+        wall_mm=one.wall_mm,
+        stomach_gas=one.stomach_gas,
+        stomach_hu=one.stomach_hu,
+        vertebra_phase=one.vertebra_phase,
+        rib_phase=one.ribs[0],
+        rib_pitch=one.ribs[1],
+        rib_drop=one.ribs[2],
+    )
+    factors |= {f"harmonic_{i}": float(v) for i, v in enumerate(one.harmonics.ravel())}
+    factors |= {f"liver_{i}": float(v) for i, v in enumerate(one.liver)}
+    factors |= {f"organs_{i}": float(v) for i, v in enumerate(one.organs)}
+    factors |= {f"hu_{k}": v for k, v in one.hu.items()}
+    factors |= dict(tumors=sum(le.tumor for le in one.lesions), cysts=sum(not le.tumor for le in one.lesions))
+    rows, middle = [], (labels.shape[1] - 1) / 2
+    for z, image in enumerate(labels):
+        tumor = np.argwhere(image == an.TUMOR)
+        y, x = (tumor.mean(0) - middle) * pixel if len(tumor) else (np.nan, np.nan)
+        rows.append(
+            dict(
+                volume=patient,
+                patient=name,
+                split=split,
+                z=z,
+                z_mm=(z - (len(labels) - 1) / 2) * look.slice_mm + 2.0 * one.scale[2],
+                liver_px=int((image > 0).sum()),
+                tumor_px=len(tumor),
+                tumor_x_mm=x,
+                tumor_y_mm=y,
+                **factors,
+            )
+        )
+    return rows

@@ -1,0 +1,370 @@
+"""Chapters through papermill, and the HTML from what they left. Everything lands in `_build/<profile>/`.
+
+executed/  the published copies: outputs in, papermill's traces out      metrics/  numbers, by chapter
+artifacts/ store, generator, encoder that later chapters use            runs/     minutes, memory, versions
+logs/      what each chapter printed                                    html/     the book
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stylemed.chapters import MAKES, PACKAGE, USES, package_digest, profile_names, project_root, write_json
+from stylemed.errors import BadInput
+
+VERSIONS = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "nibabel", "jupyter-book")
+
+
+class ChapterFailed(Exception):
+    """A cell raised; the message holds the chapter, the cell's error and where the notebook is kept."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One `book/profiles/*.yaml`: the parameters of every chapter for one size of machine."""
+
+    name: str
+    description: str
+    threads: int | None  # None: leave it to the machine
+    hours: str  # what to expect, in words
+    chapters: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def checkout(root: Path | None = None) -> Path:
+    """The root of the book, or BadInput."""
+    root = root or project_root()
+    if root is None:
+        raise BadInput("There is no book here: run this inside the repository (a folder above must hold _toc.yml).")
+    return root
+
+
+def read_profile(name: str, root: Path | None = None) -> Profile:
+    """Read `book/profiles/<name>.yaml`. Raises BadInput for an unknown profile, key or chapter."""
+    root = checkout(root)
+    file = root / "book" / "profiles" / f"{name}.yaml"
+    if not file.is_file():
+        raise BadInput(f"Unknown profile '{name}'; there are: {', '.join(profile_names(root))}.")
+    try:
+        content = yaml.safe_load(file.read_text()) or {}
+        profile = Profile(name=name, **{k: v for k, v in content.items() if k != "name"})
+    except (yaml.YAMLError, TypeError, AttributeError) as error:
+        raise BadInput(f"{file.name} is not a profile: {' '.join(str(error).split())}.") from None
+    for chapter in profile.chapters:
+        if chapter not in chapter_names(root):
+            raise BadInput(f"Profile '{name}' names the chapter '{chapter}', which is not in book/.")
+    return profile
+
+
+def chapter_names(root: Path) -> list[str]:
+    """`01_…`, `02_…`, in reading order."""
+    return sorted(file.stem for file in (root / "book").glob("[0-9][0-9]_*.ipynb"))
+
+
+def find_chapter(name: str, root: Path) -> str:
+    """A chapter by its name or its number. Raises BadInput."""
+    names = chapter_names(root)
+    found = [known for known in names if name in (known, known[:2], known[:2].lstrip("0"))]
+    if not found:
+        raise BadInput(f"Unknown chapter '{name}'; there are: {', '.join(names)}.")
+    return found[0]
+
+
+def chapter_parameters(name: str, profile: Profile, root: Path, seed: int | None = None) -> dict[str, Any]:
+    """What papermill injects, checked against the chapter first: papermill itself would let a typo pass."""
+    import papermill
+
+    known = papermill.inspect_notebook(str(root / "book" / f"{name}.ipynb"))
+    given = dict(profile.chapters.get(name) or {})
+    for parameter in given:
+        if parameter not in known:
+            raise BadInput(
+                f"Profile '{profile.name}' sets '{parameter}' for {name}, which has only: "
+                f"{', '.join(known) or 'no parameters'}."
+            )
+    if "profile" in known:
+        given["profile"] = profile.name
+    if seed is not None and "seed" in known:
+        given["seed"] = seed
+    return given
+
+
+# ---- running --------------------------------------------------------------------------------------------
+
+
+def run_chapter(
+    name: str,
+    profile: Profile,
+    build: Path,
+    *,
+    root: Path | None = None,
+    seed: int | None = None,
+    quiet: bool = False,
+    cwd: Path | None = None,
+) -> dict[str, Any]:
+    """Execute one chapter in a process of its own and publish the copy. Returns what `runs/<chapter>.json` holds.
+
+    An interrupted training goes on where it stopped if nothing it depends on has changed, otherwise anew.
+    Raises BadInput before the run (unknown parameter), ChapterFailed after it.
+    """
+    root = checkout(root)
+    parameters = chapter_parameters(name, profile, root, seed)
+    for folder in ("executed", "failed", "metrics", "runs", "logs", "artifacts"):
+        (build / folder).mkdir(parents=True, exist_ok=True)
+    key = _start_clean(name, parameters, build, root)
+    executed, record = build / "executed" / f"{name}.ipynb", build / "runs" / f"{name}.json"
+    part, failed = build / f"{name}.part.ipynb", build / "failed" / f"{name}.failed.ipynb"
+    log = build / "logs" / f"{name}.log"
+    failed.unlink(missing_ok=True)
+    spec = {
+        "input_path": str(root / "book" / f"{name}.ipynb"),
+        "output_path": str(part),
+        "parameters": parameters,
+        "cwd": str(cwd or root / "book"),
+        "log": str(log),
+        "progress": not quiet,
+    }
+    if not quiet:
+        print(f"== {name} ({profile.name}); its output is in {_relative(log, root)}", flush=True)
+    started = time.time()
+    code, peak = _run_watched(spec, _environment(profile, build))
+    minutes = (time.time() - started) / 60
+    if code != 0:
+        if part.is_file():
+            os.replace(part, failed)
+        raise ChapterFailed(_what_failed(name, failed, log, root))
+    facts = {
+        "chapter": name,
+        "profile": profile.name,
+        "parameters": parameters,
+        "minutes": round(minutes, 2),
+        "peak_memory_mb": round(peak / 2**20),
+        "threads": profile.threads or os.cpu_count(),
+        "key": key,
+        **machine(),
+    }
+    _publish(part, executed, parameters)
+    # An edit made while the chapter ran must count as newer than its result.
+    os.utime(executed, (started, started))
+    (build / "runs" / f"{name}.started").unlink(missing_ok=True)
+    write_json(record, facts)
+    if not quiet:
+        print(f"   {minutes:.1f} minutes, at most {facts['peak_memory_mb']} MB", flush=True)
+    return facts
+
+
+def _start_clean(name: str, parameters: dict[str, Any], build: Path, root: Path) -> str:
+    """Clear what an earlier run left, unless it was cut off and this run is the same; returns the run's key."""
+    source = json.loads((root / "book" / f"{name}.ipynb").read_text())
+    cells = [cell["source"] for cell in source["cells"] if cell["cell_type"] == "code"]
+    above = [_key(build, number) for number in USES.get(name[:2], ())]
+    text = json.dumps([cells, parameters, package_digest(), above], sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    started = build / "runs" / f"{name}.started"
+    if not started.is_file() or started.read_text() != key:
+        for artifact in MAKES.get(name[:2], ()):
+            shutil.rmtree(build / "artifacts" / artifact, ignore_errors=True)
+    started.write_text(key)
+    (build / "metrics" / f"{name}.json").unlink(missing_ok=True)
+    (build / "executed" / f"{name}.ipynb").unlink(missing_ok=True)
+    return key
+
+
+def _key(build: Path, number: str) -> str:
+    files = sorted((build / "runs").glob(f"{number}_*.json"))
+    return json.loads(files[0].read_text())["key"] if files else "small"
+
+
+def _environment(profile: Profile, build: Path) -> dict[str, str]:
+    """The kernel's environment: fixed threads, this package, nothing of the user's own Jupyter set-up."""
+    env = dict(os.environ)
+    path = [str(PACKAGE.parent)] + [entry for entry in env.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    env |= {
+        "STYLEMED_BUILD": str(build.resolve()),
+        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONHASHSEED": "0",
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "IPYTHONDIR": str(build.resolve() / "ipython"),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "TQDM_MININTERVAL": "5",
+    }
+    if profile.threads:
+        threads = str(profile.threads)
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+        env |= dict.fromkeys(names, threads)
+    return env
+
+
+def _run_watched(spec: dict[str, Any], env: dict[str, str]) -> tuple[int, int]:
+    """Run papermill in a child process; returns its exit code and the peak memory of its process tree in bytes."""
+    import psutil
+
+    command = [sys.executable, "-c", "from stylemed.execution import child; child()"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, env=env, text=True)
+    peak, stop = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not stop.wait(0.25):
+            try:
+                tree = [me := psutil.Process(process.pid), *me.children(recursive=True)]
+            except psutil.Error:
+                continue
+            peak = max(peak, sum(_resident(member) for member in tree))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        process.communicate(json.dumps(spec))
+    except BaseException:
+        # The kernel runs in a session of its own, so an interrupt from the keyboard does not reach it.
+        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        for member in [*family, process]:
+            try:
+                member.kill()
+            except (psutil.Error, ProcessLookupError):
+                pass
+        raise
+    finally:
+        stop.set()
+        watcher.join()
+    return process.returncode, peak
+
+
+def _resident(process: Any) -> int:
+    import psutil
+
+    try:
+        return process.memory_info().rss
+    except psutil.Error:
+        return 0
+
+
+def child() -> None:
+    """The process of one chapter: papermill, with the run described as JSON on standard input."""
+    import papermill
+
+    spec = json.load(sys.stdin)
+    with open(spec["log"], "w", buffering=1) as log:
+        try:
+            papermill.execute_notebook(
+                spec["input_path"],
+                spec["output_path"],
+                parameters=spec["parameters"],
+                cwd=spec["cwd"],
+                kernel_name="python3",
+                progress_bar={"desc": "   cells", "file": sys.stderr} if spec["progress"] else False,
+                stdout_file=log,
+                stderr_file=log,
+            )
+        except papermill.PapermillExecutionError:
+            sys.exit(1)
+        except Exception as error:  # the kernel died, or did not start
+            log.write(f"\n{type(error).__name__}: {error}\n")
+            sys.exit(3)
+
+
+def _what_failed(name: str, failed: Path, log: Path, root: Path) -> str:
+    cells = json.loads(failed.read_text())["cells"] if failed.is_file() else []
+    for number, cell in enumerate(cells, 1):
+        for output in cell.get("outputs", []):
+            if output.get("output_type") == "error":
+                source = "".join(cell["source"]).strip().splitlines()
+                return (
+                    f"{name}, cell {number} ({source[0] if source else 'empty'}): "
+                    f"{output['ename']}: {output['evalue']}\n"
+                    f"  the notebook with its traceback: {_relative(failed, root)}"
+                )
+    lines = log.read_text().strip().splitlines() if log.is_file() else []
+    last = lines[-1] if lines else "no output"
+    return f"{name}: the run broke off ({last})\n  its output: {_relative(log, root)}"
+
+
+def _relative(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+# ---- publishing -----------------------------------------------------------------------------------------
+
+_PROGRESS = re.compile(r"\d+%\|.*\||\d+(\.\d+)?\s?(it|img|s)/(s|it)|\d+it \[")
+
+
+def _publish(part: Path, executed: Path, parameters: dict[str, Any]) -> None:
+    """Turn papermill's copy into the published one: injected values in the parameters cell, no times, no traces."""
+    import nbformat
+
+    notebook = nbformat.read(part, as_version=4)
+    cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    count = 0
+    for cell in cells:
+        for trace in ("papermill", "execution", "ExecuteTime"):
+            cell.metadata.pop(trace, None)
+        if cell.cell_type != "code":
+            continue
+        count += 1
+        cell.execution_count = count
+        if "parameters" in cell.metadata.get("tags", []):
+            cell.source = with_values(cell.source, parameters)
+        cell.outputs = [output for output in map(_without_progress, cell.outputs) if output is not None]
+        for output in cell.outputs:
+            if "execution_count" in output:
+                output["execution_count"] = count
+            output.get("metadata", {}).pop("papermill", None)
+    notebook.cells = cells
+    notebook.metadata.pop("papermill", None)
+    nbformat.write(notebook, part)
+    os.replace(part, executed)
+
+
+def with_values(source: str, parameters: dict[str, Any]) -> str:
+    """The parameters cell with each `name = value  # comment` set to the value that was used."""
+    for name, value in parameters.items():
+        line = re.compile(rf"(?m)^({re.escape(name)}\s*(?::[^=\n]+)?=\s*)([^#\n]*?)(\s*#.*)?$")
+        text = f'"{value}"' if isinstance(value, str) and '"' not in value else repr(value)
+        source = line.sub(lambda m, text=text: m.group(1) + text + (m.group(3) or ""), source, count=1)
+    return source
+
+
+def _without_progress(output: Any) -> Any:
+    """Drop progress bars from standard error: they hold times, and a page has no use for them."""
+    if output.output_type != "stream" or output.name != "stderr":
+        return output
+    kept = [line for line in re.split(r"[\r\n]+", output.text) if line.strip() and not _PROGRESS.search(line)]
+    output.text = "\n".join(kept) + "\n"
+    return output if kept else None
+
+
+def machine() -> dict[str, Any]:
+    """CPU, GPU and versions, for the run's record."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        found = re.search(r"model name\s*:\s*(.+)", info.read_text())
+        cpu = found.group(1) if found else cpu
+    gpu = None
+    if shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        answer = subprocess.run(query, capture_output=True, text=True, check=False)
+        gpu = answer.stdout.strip().splitlines()[0] if answer.returncode == 0 and answer.stdout.strip() else None
+    versions = {"python": platform.python_version()}
+    for package in VERSIONS:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"cpu": cpu, "gpu": gpu, "versions": versions}

@@ -1,0 +1,173 @@
+"""Codes: one style code per encoded slice, beside what is known about that slice."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from tqdm.auto import tqdm
+
+from stylemed.errors import BadInput
+
+FORMAT = "1"
+COLUMNS = ["row", "case", "patient", "split", "modality", "phase", "z", "z_mm"]
+COLUMNS += ["liver_px", "tumor_px", "tumor_known", "body_px"]
+AIR_HU = -300  # below this a pixel is air, above it belongs to the body (or the table)
+
+
+@dataclass
+class Codes:
+    """Codes of N slices.
+
+    table: one row per slice: row (its number in the store), case, patient, split, modality, phase, z, z_mm,
+        liver_px, tumor_px, tumor_known (0/1), body_px (pixels above -300 HU).
+    w_plus: float32 [N, L, latent], one style per layer.
+    info: where they come from: resolution, window, digests of store and encoder.
+    """
+
+    table: pd.DataFrame
+    w_plus: np.ndarray
+    info: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.w_plus = np.asarray(self.w_plus, dtype=np.float32)
+        self.table = self.table.reset_index(drop=True)
+        if self.w_plus.ndim != 3 or len(self.w_plus) != len(self.table):
+            raise BadInput(
+                f"codes need one [layers, latent] array per table row, but w_plus has shape "
+                f"{self.w_plus.shape} and the table {len(self.table)} rows"
+            )
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def w(self) -> np.ndarray:
+        """Mean over the layers, float32 [N, latent]: the point in W nearest to each w+."""
+        return self.w_plus.mean(axis=1)
+
+    def select(self, mask) -> Codes:
+        """The codes at a boolean mask [N] or at integer positions."""
+        positions = np.arange(len(self))[np.asarray(mask)]
+        return Codes(self.table.iloc[positions], self.w_plus[positions], dict(self.info))
+
+    def find(self, split: str | None = None, tumor: bool | None = None) -> np.ndarray:
+        """Positions of the slices of a split; tumor=True or False keeps only slices whose state is known."""
+        keep = np.ones(len(self), dtype=bool)
+        if split is not None:
+            keep &= (self.table["split"] == split).to_numpy()
+        if tumor is not None:
+            known = (self.table["tumor_known"] == 1).to_numpy()
+            keep &= known & ((self.table["tumor_px"] > 0).to_numpy() == tumor)
+        return np.flatnonzero(keep)
+
+    def pick(self, n: int, split=None, tumor: bool | None = None, seed: int = 0, without=()) -> np.ndarray:
+        """Positions of up to n slices of n different patients: of each the one with most tumor, else most liver.
+
+        `without`: positions whose patients are left out. Fewer than n when there are fewer patients.
+        """
+        positions = self.find(split, tumor)
+        rows = self.table.iloc[positions].assign(position=positions)
+        rows = rows[~rows["patient"].isin(self.table["patient"].iloc[list(without)])]
+        rows = rows.sort_values(["tumor_px" if tumor else "liver_px", "position"], ascending=[False, True])
+        best = rows.drop_duplicates("patient").sort_values("position")["position"].to_numpy()
+        order = np.random.default_rng(seed).permutation(len(best))
+        return best[order[:n]]
+
+    def save(self, path: Path | str) -> Path:
+        """Write one .safetensors file: w_plus, and the table and info as JSON in its metadata."""
+        metadata = {
+            "table": self.table.to_json(orient="split", double_precision=15),
+            "info": json.dumps(self.info),
+        }
+        return write_tensors(path, "codes", {"w_plus": self.w_plus}, metadata)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Codes:
+        """Read codes; BadInput for a missing or damaged file, another kind of file or another version."""
+        tensors, metadata = read_tensors(path, "codes", ["w_plus"])
+        text = io.StringIO(metadata["table"])
+        table = pd.read_json(text, orient="split", dtype=False, convert_axes=False, convert_dates=False)
+        return cls(table, tensors["w_plus"], json.loads(metadata["info"]))
+
+
+def encode_store(store, encoder, *, split: str | None = None, batch: int = 32, progress: bool = True) -> Codes:
+    """Encode the slices of a store (of one split, or all) -> Codes, in the order of the store.
+
+    BadInput when encoder and store differ in resolution, or when the split is empty.
+    """
+    if encoder.resolution != store.resolution:
+        raise BadInput(
+            f"the encoder works at {encoder.resolution}² but the store {store.path} holds {store.resolution}² "
+            f"slices: prepare the store with --resolution {encoder.resolution}"
+        )
+    rows = np.asarray(store.select(split=split))
+    if len(rows) == 0:
+        raise BadInput(f"the store {store.path} has no slices in split {split!r}")
+    device = next(encoder.parameters()).device
+    was_training = encoder.training
+    encoder.eval()
+    parts = []
+    with torch.no_grad():
+        for start in tqdm(range(0, len(rows), batch), desc="encode", unit="batch", disable=not progress):
+            images = torch.from_numpy(store.images(rows[start : start + batch])).to(device)  # [b, 1, R, R]
+            parts.append(encoder(images).cpu().numpy())
+    encoder.train(was_training)
+    table = store.slices.iloc[rows].copy()
+    table["row"] = rows
+    table["body_px"] = [int((np.asarray(store.hu[row]) > AIR_HU).sum()) for row in rows]
+    info = {
+        "resolution": int(store.resolution),
+        "store": str(store.digest),
+        "encoder": weights_digest(encoder),
+        "window": [float(store.window.lo), float(store.window.hi)],
+    }
+    return Codes(table[[name for name in COLUMNS if name in table]], np.concatenate(parts), info)
+
+
+def weights_digest(module: torch.nn.Module) -> str:
+    """Short sha256 of all weights and buffers, with their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def write_tensors(path: Path | str, kind: str, tensors: dict, metadata: dict[str, str]) -> Path:
+    """Write a .safetensors file of a kind; the path appears only once the file is complete."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    header = {"kind": f"stylemed {kind}", "format": FORMAT} | metadata
+    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, partial, header)
+    os.replace(partial, path)
+    return path
+
+
+def read_tensors(path: Path | str, kind: str, names: list[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read what write_tensors wrote: (tensors, metadata); BadInput names what is wrong with the file."""
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"no {kind} file at {path}: check the path")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"{path} is damaged or not a .safetensors file: make it again") from error
+    if metadata.get("kind") != f"stylemed {kind}" or set(names) - set(tensors):
+        raise BadInput(f"{path} does not hold stylemed {kind}: give the file that stylemed wrote")
+    if metadata.get("format") != FORMAT:
+        version = metadata.get("format")
+        raise BadInput(f"{path} has format {version}, this stylemed reads format {FORMAT}: make it again")
+    return tensors, metadata

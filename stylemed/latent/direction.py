@@ -1,0 +1,347 @@
+"""A direction in W that a linear classifier found, how well it separates unseen patients, and the walk along it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedGroupKFold
+
+from stylemed.errors import BadInput
+from stylemed.latent.codes import Codes, read_tensors, write_tensors
+from stylemed.latent.mixing import layers_of, synthesize
+
+COMPONENTS = (8, 32, 128)  # principal components the classifier may see: few patients, many latent axes
+STRENGTHS = tuple(10.0 ** np.arange(-3.0, 2.0))  # C of the logistic regression: small = strong shrinkage
+FEWEST_PATIENTS = 3  # with each class: one to hold out, two to choose the shrinkage on
+
+
+@dataclass
+class Direction:
+    """Where the class changes in W.
+
+    vector: unit vector, float32 [latent], pointing from "without" to "with".
+    offset: w·vector at the decision boundary.
+    step: unit of a walk: the standard deviation of w·vector over the codes it was found on.
+    label: the class, such as "tumor".
+    layers: "all", or the layers whose mean style was classified; a walk changes these.
+    orthogonal_to: columns of the table whose linear trend in W was taken out of the vector.
+    split: the split it was found on.
+    cv: patient-wise cross-validation: auc, low, high (95 % interval by patient), fold_auc, folds, patients,
+        patients_with, patients_without, slices, slices_with.
+    test: the same numbers on the held-out test patients, or None where there are none with both classes.
+    chosen: components and C that cross-validation inside the training patients chose.
+    info: digests of store and encoder, copied from the codes.
+    """
+
+    vector: np.ndarray
+    offset: float
+    step: float
+    label: str
+    layers: str | list[int] = "all"
+    orthogonal_to: list[str] = field(default_factory=list)
+    split: str | None = "train"
+    cv: dict = field(default_factory=dict)
+    test: dict | None = None
+    chosen: dict = field(default_factory=dict)
+    info: dict = field(default_factory=dict)
+
+    def score(self, w_plus) -> np.ndarray:
+        """Signed distance to the decision boundary in steps, [...], of codes [..., L, latent]; > 0 is "with"."""
+        w = _mean_style(np.asarray(w_plus, dtype=np.float64), self.layers)
+        return (w @ self.vector.astype(np.float64) - self.offset) / self.step
+
+    def save(self, path: Path | str) -> Path:
+        """Write one .safetensors file: the vector, and everything else as JSON in its metadata."""
+        rest = {name: value for name, value in asdict(self).items() if name != "vector"}
+        return write_tensors(path, "direction", {"vector": self.vector}, {"direction": json.dumps(rest)})
+
+    @classmethod
+    def load(cls, path: Path | str) -> Direction:
+        """Read a direction; BadInput for a missing or damaged file, another kind of file or another version."""
+        tensors, metadata = read_tensors(path, "direction", ["vector"])
+        return cls(vector=tensors["vector"], **json.loads(metadata["direction"]))
+
+
+def labels_of(table: pd.DataFrame, label: str) -> np.ndarray:
+    """1, 0 or NaN (unknown) for every row [N]: "tumor", or a column of the table that holds 0, 1 or nothing."""
+    if label == "tumor":
+        known = table["tumor_known"].to_numpy() == 1
+        return np.where(known, (table["tumor_px"] > 0).to_numpy().astype(float), np.nan)
+    if label not in table:
+        raise BadInput(f"no label {label!r}: use tumor, or a column of the codes that holds 0 and 1")
+    values = pd.to_numeric(table[label], errors="coerce").to_numpy(dtype=float)
+    if not np.isin(values[~np.isnan(values)], (0, 1)).all() or (np.isnan(values) & table[label].notna()).any():
+        raise BadInput(f"column {label!r} holds other values than 0 and 1: make a column that holds only these")
+    return values
+
+
+def find_direction(
+    codes: Codes,
+    label: str = "tumor",
+    *,
+    split: str | None = "train",
+    layers: str | list[int] = "all",
+    orthogonal_to: tuple[str, ...] | list[str] = (),
+    folds: int = 5,
+    seed: int = 0,
+) -> Direction:
+    """Find where a class changes in W with a linear classifier, and measure it on patients it has not seen.
+
+    Only codes of `split` (None: all) whose label is known are used. The features are the mean style over `layers`,
+    scaled by one number for all axes (a scale per axis would bend the geometry of W: a hardly used axis would
+    dominate the vector) and reduced to principal components; logistic regression with balanced classes follows.
+    Number of components and shrinkage are chosen by an inner patient-wise cross-validation, anew in each outer fold,
+    so that no held-out patient takes part in any choice. AUC counts pairs of slices within one fold, because
+    scores of different folds come from different classifiers.
+    `orthogonal_to`: columns such as "z_mm" or "body_px"; the vector is made orthogonal to the direction in which
+    each rises in W (as InterFaceGAN does, Shen et al. 2020, section 3.3), inside the folds too.
+    BadInput: fewer than three patients with each class, an unknown label or column.
+    """
+    inside = codes if split is None else codes.select(codes.find(split))
+    y = labels_of(inside.table, label)
+    inside, y = inside.select(~np.isnan(y)), y[~np.isnan(y)].astype(int)
+    patients = inside.table["patient"].astype(str).to_numpy()
+    counts = [len(np.unique(patients[y == value])) for value in (1, 0)]
+    if min(counts) < FEWEST_PATIENTS:
+        where = "all splits" if split is None else f"split {split!r}"
+        raise BadInput(
+            f"{where} has {counts[0]} patients with {label} and {counts[1]} without where it is known, "
+            f"but a direction needs {FEWEST_PATIENTS} of each: add labelled patients or choose another split"
+        )
+    x = _mean_style(inside.w_plus.astype(np.float64), layers)
+    trends = _columns(inside.table, orthogonal_to)
+
+    held_out, folds = _folds(y, patients, folds, seed)
+    scores = np.empty(len(y))
+    for fold in range(folds):
+        train, valid = held_out != fold, held_out == fold
+        vector, _, _ = _fit(x[train], y[train], patients[train], trends[train], seed)
+        scores[valid] = x[valid] @ vector
+    vector, offset, chosen = _fit(x, y, patients, trends, seed)
+
+    direction = Direction(
+        vector=vector.astype(np.float32),
+        offset=float(offset),
+        step=float(np.std(x @ vector)),
+        label=label,
+        layers=layers if isinstance(layers, str) else [int(layer) for layer in layers],
+        orthogonal_to=list(orthogonal_to),
+        split=split,
+        cv=_summary(scores, y, patients, held_out, seed) | {"folds": folds},
+        chosen=chosen,
+        info=dict(codes.info),
+    )
+    if split != "test":
+        direction.test = _held_out(codes, direction, set(patients), seed)
+    return direction
+
+
+def random_direction(codes: Codes, like: Direction, seed: int = 0) -> Direction:
+    """A direction that knows nothing of the class: what any walk of that length does, to compare with.
+
+    Drawn with the covariance of the same codes that `like` was found on; its step is its own standard deviation.
+    """
+    inside = codes if like.split is None else codes.select(codes.find(like.split))
+    x = _mean_style(inside.w_plus.astype(np.float64), like.layers)
+    centred = x - x.mean(axis=0)
+    vector = _unit(np.random.default_rng(seed).standard_normal(len(x)) @ centred)
+    return Direction(
+        vector=vector.astype(np.float32),
+        offset=float(np.mean(x @ vector)),
+        step=float(np.std(x @ vector)),
+        label="random",
+        layers=like.layers,
+        split=like.split,
+        info=dict(codes.info),
+    )
+
+
+def walk(w_plus, direction: Direction, steps, layers=None) -> torch.Tensor:
+    """Codes [B, L, latent] moved by each of S steps -> [B, S, L, latent]; a step of 0 changes nothing.
+
+    One step is `direction.step` in W, so it raises `direction.score` by 1. layers: "all", a level or a list of
+    layers that take part; None: those the direction was found on.
+    """
+    w_plus = torch.as_tensor(w_plus)  # [B, L, latent]
+    steps = torch.as_tensor(steps, dtype=w_plus.dtype)  # [S]
+    chosen = layers_of(direction.layers if layers is None else layers, w_plus.shape[-2])
+    active = torch.zeros(w_plus.shape[-2], dtype=w_plus.dtype)
+    active[chosen] = direction.step
+    vector = torch.as_tensor(direction.vector, dtype=w_plus.dtype)
+    move = steps[:, None, None] * active[:, None] * vector  # [S, L, latent]
+    return w_plus[:, None] + move.to(w_plus.device)
+
+
+def traverse(generator, w_plus, direction: Direction, steps, layers=None) -> torch.Tensor:
+    """Images along the walk: codes [B, L, latent] -> [B, S, C, R, R] about [-1, 1], on the CPU."""
+    return synthesize(generator, walk(w_plus, direction, steps, layers))
+
+
+def patient_auc(scores, y, patients, folds=None, *, seed: int = 0, draws: int = 2000) -> tuple[float, float, float]:
+    """AUC of scores [N] for y [N] (0/1) with its 95 % interval, by a bootstrap over patients -> (auc, low, high).
+
+    With `folds` [N] only pairs of slices of the same fold are compared. NaN where there is no pair.
+    """
+    scores, y = np.asarray(scores, dtype=float), np.asarray(y).astype(bool)
+    names, patient = np.unique(np.asarray(patients).astype(str), return_inverse=True)
+    folds = np.zeros(len(y)) if folds is None else np.asarray(folds)
+    won = np.zeros((len(names), len(names)))  # [patient of the positive, of the negative]: pairs in right order
+    pairs = np.zeros_like(won)
+    for fold in np.unique(folds):
+        with_, without = np.flatnonzero(y & (folds == fold)), np.flatnonzero(~y & (folds == fold))
+        right = np.sign(scores[with_][:, None] - scores[without][None]) / 2 + 0.5
+        where = (patient[with_][:, None], patient[without][None])
+        np.add.at(won, where, right)
+        np.add.at(pairs, where, 1.0)
+    if pairs.sum() == 0:
+        return float("nan"), float("nan"), float("nan")
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    totals = np.einsum("dp,pq,dq->d", drawn, pairs, drawn, optimize=True)
+    hits = np.einsum("dp,pq,dq->d", drawn, won, drawn, optimize=True)
+    low, high = np.quantile(hits[totals > 0] / totals[totals > 0], (0.025, 0.975))
+    return float(won.sum() / pairs.sum()), float(low), float(high)
+
+
+def _mean_style(w_plus: np.ndarray, layers) -> np.ndarray:
+    chosen = layers_of(layers, w_plus.shape[-2])
+    if not chosen:
+        raise BadInput(f"the level {layers!r} has no layers in this model: choose another level")
+    return w_plus[..., chosen, :].mean(axis=-2)
+
+
+def _columns(table: pd.DataFrame, names) -> np.ndarray:
+    if isinstance(names, str):
+        raise BadInput(f"orthogonal_to is a list of columns: give [{names!r}]")
+    for name in names:
+        if name not in table or not pd.api.types.is_numeric_dtype(table[name]):
+            raise BadInput(f"cannot be orthogonal to {name!r}: give number columns of the codes, such as z_mm")
+    return table[list(names)].to_numpy(dtype=float).reshape(len(table), -1)  # [N, columns]
+
+
+def _folds(y: np.ndarray, patients: np.ndarray, folds: int, seed: int) -> tuple[np.ndarray, int]:
+    """Fold number of every slice; a patient is in one fold only; not more folds than patients with either class."""
+    folds = min([folds] + [len(np.unique(patients[y == value])) for value in (0, 1)])
+    held_out = np.empty(len(y), dtype=int)
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    for fold, (_, valid) in enumerate(splitter.split(y, y, patients)):
+        held_out[valid] = fold
+    return held_out, folds
+
+
+class _Reduced:
+    """Codes scaled by one number and turned into principal components; gradients can be turned back into W."""
+
+    def __init__(self, x: np.ndarray, seed: int):
+        self.scale = x.std(axis=0).mean() or 1.0
+        most = min(max(COMPONENTS), *x.shape)
+        self.pca = PCA(most, svd_solver="full").fit(x / self.scale)
+        self.sizes = sorted({min(size, most) for size in COMPONENTS})
+
+    def __call__(self, x: np.ndarray, size: int) -> np.ndarray:
+        return self.pca.transform(x / self.scale)[:, :size]
+
+    def back(self, coefficients: np.ndarray) -> np.ndarray:
+        return coefficients @ self.pca.components_[: len(coefficients)] / self.scale
+
+
+def _classifier(strength: float) -> LogisticRegression:
+    return LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
+
+
+def _choose(x: np.ndarray, y: np.ndarray, patients: np.ndarray, seed: int) -> tuple[int, float]:
+    """Components and C with the least log loss in patient-wise cross-validation over these slices alone."""
+    held_out, folds = _folds(y, patients, 4, seed)
+    if folds < 2:
+        return COMPONENTS[0], STRENGTHS[0]
+    loss: dict[tuple[int, float], float] = {}
+    for fold in range(folds):
+        train, valid = held_out != fold, held_out == fold
+        if len(np.unique(y[train])) < 2 or not valid.any():
+            continue
+        reduced = _Reduced(x[train], seed)
+        weight = np.where(y[valid] == 1, 0.5 / y.mean(), 0.5 / (1 - y.mean()))
+        for size in reduced.sizes:
+            fitted, wanted = reduced(x[train], size), reduced(x[valid], size)
+            for strength in STRENGTHS:
+                chance = _classifier(strength).fit(fitted, y[train]).predict_proba(wanted)[:, 1]
+                worth = log_loss(y[valid], chance, labels=[0, 1], sample_weight=weight, normalize=False)
+                loss[size, strength] = loss.get((size, strength), 0.0) + float(worth)
+    return min(loss, key=lambda key: (loss[key], key)) if loss else (COMPONENTS[0], STRENGTHS[0])
+
+
+def _fit(x, y, patients, trends, seed: int) -> tuple[np.ndarray, float, dict]:
+    """Unit vector in W, offset of the boundary along it, and what was chosen."""
+    size, strength = _choose(x, y, patients, seed)
+    reduced = _Reduced(x, seed)
+    size = min(size, max(reduced.sizes))
+    model = _classifier(strength).fit(reduced(x, size), y)
+    gradient = reduced.back(model.coef_[0])  # of the log odds, in W
+    vector = _unit(gradient)
+    # log odds = gradient·(w - mean) + intercept = 0 at the boundary
+    offset = vector @ (reduced.pca.mean_ * reduced.scale) - model.intercept_[0] / np.linalg.norm(gradient)
+    if trends.shape[1]:
+        vector = _remove(vector, x, trends, reduced, size)
+        along = (x @ vector)[:, None]
+        spread = along.std() or 1.0
+        line = _classifier(1.0).fit((along - along.mean()) / spread, y)
+        offset = along.mean() - spread * line.intercept_[0] / line.coef_[0, 0]
+    return vector, float(offset), {"components": int(size), "C": float(strength)}
+
+
+def _remove(vector, x, trends, reduced: _Reduced, size: int) -> np.ndarray:
+    """The vector without its part along the directions in which the columns rise in W."""
+    rises = []
+    for column in trends.T:
+        present = ~np.isnan(column)
+        if present.sum() > 2 and np.ptp(column[present]) > 0:
+            model = Ridge(alpha=1.0).fit(reduced(x[present], size), column[present])
+            rises.append(_unit(reduced.back(model.coef_)))
+    if not rises:
+        return vector
+    basis, _ = np.linalg.qr(np.stack(rises, axis=1))  # [latent, columns]
+    return _unit(vector - basis @ (basis.T @ vector))
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(vector)
+    if not np.isfinite(length) or length == 0:
+        raise BadInput("the codes do not differ, so no direction can be found: encode other slices")
+    return vector / length
+
+
+def _summary(scores, y, patients, held_out, seed: int) -> dict:
+    auc, low, high = patient_auc(scores, y, patients, held_out, seed=seed)
+    by_fold = [patient_auc(scores[held_out == f], y[held_out == f], patients[held_out == f], draws=1)[0]
+               for f in np.unique(held_out)]  # fmt: skip
+    return {
+        "auc": auc,
+        "low": low,
+        "high": high,
+        "fold_auc": [None if np.isnan(value) else value for value in by_fold],
+        "patients": len(np.unique(patients)),
+        "patients_with": len(np.unique(patients[y == 1])),
+        "patients_without": len(np.unique(patients[y == 0])),
+        "slices": len(y),
+        "slices_with": int(y.sum()),
+    }
+
+
+def _held_out(codes: Codes, direction: Direction, seen: set[str], seed: int) -> dict | None:
+    """AUC on test patients, none of whom was seen; None where not both classes are known there."""
+    test = codes.select(codes.find("test"))
+    y = labels_of(test.table, direction.label)
+    patients = test.table["patient"].astype(str).to_numpy()
+    keep = ~np.isnan(y) & ~np.isin(patients, list(seen))
+    if len(np.unique(y[keep])) < 2:
+        return None
+    scores = direction.score(test.w_plus[keep])
+    summary = _summary(scores, y[keep].astype(int), patients[keep], np.zeros(keep.sum()), seed)
+    return {name: value for name, value in summary.items() if name != "fold_auc"}

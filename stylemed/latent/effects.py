@@ -1,0 +1,88 @@
+"""What an edit of the code does to the image: where, at which spatial frequency, and whose image it becomes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+# Cycles per image: the finest detail that an 8² grid (end of coarse) and a 32² grid (end of middle) can hold.
+BANDS = {"up to 4": (0.0, 4.0), "4 to 16": (4.0, 16.0), "above 16": (16.0, np.inf)}
+REGIONS = ("tumor", "liver", "elsewhere")
+
+
+def band_split(images) -> dict[str, np.ndarray]:
+    """Split images [..., R, R] by spatial frequency (cycles per image); the parts add up to the images."""
+    images = np.asarray(images, dtype=np.float64)
+    frequency = np.fft.fftfreq(images.shape[-1]) * images.shape[-1]
+    radius = np.hypot(frequency[:, None], frequency[None, :])  # [R, R]
+    spectrum = np.fft.fft2(images)
+    parts = {}
+    for name, (low, high) in BANDS.items():
+        keep = (radius <= high) & ((radius > low) | (low == 0))
+        parts[name] = np.fft.ifft2(spectrum * keep).real
+    return parts
+
+
+def mixing_effect(a_images, b_images, grids: dict, inside, window) -> pd.DataFrame:
+    """How the mixed images differ from A, one row per level and a row "all" for B itself.
+
+    a_images [na, 1, R, R] and b_images [nb, 1, R, R]: the unedited reconstructions, [-1, 1];
+    grids: {level: [na, nb, 1, R, R]}; inside: bool [na, R, R], such as A's liver; window: with lo and hi in HU.
+    Columns: `change`, `change inside`, `change outside`: mean |mixed - A| in HU. For each band of BANDS (cycles per
+    image): `share BAND`, its part of the squared change (the shares add up to 1), and `to B BAND`, how far the
+    mixed image went from A to B there: 0 = A, 1 = B (least squares).
+    """
+    a = np.asarray(a_images, dtype=np.float64)[:, None]  # [na, 1, 1, R, R]
+    b = np.asarray(b_images, dtype=np.float64)[None]  # [1, nb, 1, R, R]
+    hu = (window.hi - window.lo) / 2
+    whole = band_split(b - a)
+    rows = {}
+    for level, grid in {**grids, "all": np.broadcast_to(b, (len(a), *b.shape[1:]))}.items():
+        change = np.asarray(grid, dtype=np.float64) - a  # [na, nb, 1, R, R]
+        mask = np.broadcast_to(np.asarray(inside, dtype=bool)[:, None, None], change.shape)
+        size = np.abs(change) * hu
+        row = {
+            "change": size.mean(),
+            "change inside": _mean(size[mask]),
+            "change outside": _mean(size[~mask]),
+        }
+        parts = band_split(change)
+        energy = {name: (part**2).sum() for name, part in parts.items()}
+        total = sum(energy.values())
+        row |= {f"share {name}": value / total if total > 0 else 0.0 for name, value in energy.items()}
+        for name, part in parts.items():
+            distance = (whole[name] ** 2).sum()
+            row[f"to B {name}"] = (part * whole[name]).sum() / distance if distance > 0 else np.nan
+        rows[level] = row
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("level")
+
+
+def region_change(images, steps, labels, window) -> pd.DataFrame:
+    """Change against step 0 along a walk, by region: one row per step and region that occurs.
+
+    images [B, S, 1, R, R] in [-1, 1]; steps [S], one of them 0; labels [B, R, R] of the true slice (0 background,
+    1 liver, 2 tumor); window: with lo and hi in HU. Columns: step, region (tumor, liver without tumor, elsewhere),
+    `mean` = mean change in HU with its sign, `size` = mean |change| in HU, `slices` = how many slices hold the region.
+    Every slice counts alike, however large its region.
+    """
+    images, steps = np.asarray(images, dtype=np.float64)[:, :, 0], np.asarray(steps, dtype=float)
+    hu = (window.hi - window.lo) / 2
+    unedited = int(np.flatnonzero(steps == 0)[0])
+    change = (images - images[:, unedited, None]) * hu  # [B, S, R, R]
+    labels = np.asarray(labels)
+    masks = {"tumor": labels == 2, "liver": labels == 1, "elsewhere": labels == 0}
+    rows = []
+    for region, mask in masks.items():
+        present = np.flatnonzero(mask.any(axis=(1, 2)))
+        if len(present) == 0:
+            continue
+        signed = np.array([change[i][:, mask[i]].mean(axis=1) for i in present])  # [slices, S]
+        size = np.array([np.abs(change[i][:, mask[i]]).mean(axis=1) for i in present])
+        for k, step in enumerate(steps):
+            row = {"step": step, "region": region, "mean": signed[:, k].mean(), "size": size[:, k].mean()}
+            rows.append(row | {"slices": len(present)})
+    return pd.DataFrame(rows)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else float("nan")

@@ -1,0 +1,75 @@
+"""The encoder of the paper: a ResNet-50 (He et al. 2016) that reads an image and answers with its styles."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet50
+
+from stylemed.errors import BadInput
+
+
+class Encoder(nn.Module):
+    """Images [B, C, R, R] in [-1, 1] -> w+ [B, L, latent].
+
+    Args:
+        resolution: side of the images it is made for.
+        channels: of the images.
+        latent_size: length of w.
+        num_layers: L, the styled layers of the generator it belongs to.
+        space: "w" (one style for all layers, as the generator was trained) or "w+" (one for each layer).
+        weights: file with a ResNet-50 state dict (such as torchvision's ImageNet weights) to start from; None starts at random.
+
+    The head's output is scaled by `w_std` and shifted by `w_avg` [latent], so that it begins at the mean image of the generator
+    and every component is of order one; both are buffers, set from the generator before training.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        channels: int = 1,
+        latent_size: int = 512,
+        num_layers: int = 10,
+        space: str = "w+",
+        weights: str | Path | None = None,
+    ):
+        super().__init__()
+        if space not in ("w", "w+"):
+            raise ValueError(f'space must be "w" or "w+", not "{space}"')
+        self.config = {
+            "resolution": resolution,
+            "channels": channels,
+            "latent_size": latent_size,
+            "num_layers": num_layers,
+            "space": space,
+        }
+        self.resolution, self.channels, self.latent_size = resolution, channels, latent_size
+        self.num_layers, self.space = num_layers, space
+        self.backbone = resnet50(weights=None)
+        if weights is not None:
+            _load_resnet(self.backbone, Path(weights))
+        first = self.backbone.conv1
+        if channels != 3:  # a grey image is the sum of its three equal colours
+            grey = first.weight.detach().sum(dim=1, keepdim=True).repeat(1, channels, 1, 1) / channels
+            self.backbone.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+            self.backbone.conv1.weight.data.copy_(grey)
+        self.backbone.fc = nn.Linear(2048, latent_size * (num_layers if space == "w+" else 1))
+        nn.init.normal_(self.backbone.fc.weight, std=0.01)
+        nn.init.zeros_(self.backbone.fc.bias)
+        self.register_buffer("w_avg", torch.zeros(latent_size))
+        self.register_buffer("w_std", torch.ones(latent_size))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images [B, C, R, R] -> w+ [B, L, latent]; in space "w" all L rows are the same."""
+        rows = self.backbone(images).reshape(len(images), -1, self.latent_size)
+        return (rows * self.w_std + self.w_avg).expand(-1, self.num_layers, -1)
+
+
+def _load_resnet(backbone: nn.Module, path: Path) -> None:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        backbone.load_state_dict(state)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file; give the path of a ResNet-50 state dict, or none.") from None
+    except Exception as error:
+        raise BadInput(f"{path}: is not a ResNet-50 state dict ({type(error).__name__}); save one with torch.save.") from None

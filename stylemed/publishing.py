@@ -1,0 +1,119 @@
+"""From executed chapters to the HTML: a source tree of its own, built with warnings as errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stylemed import __version__
+from stylemed.chapters import PACKAGE
+from stylemed.errors import BadInput
+from stylemed.execution import Profile, chapter_names, checkout, read_profile
+
+
+class BuildFailed(Exception):
+    """Sphinx gave warnings or errors; the message holds them."""
+
+
+def html(profile_name: str, root: Path | None = None, build: Path | None = None) -> Path:
+    """Build `_build/<profile>/html` from the executed chapters; returns the page to open.
+
+    The tree it is built from holds nothing else, so that Sphinx never scans an environment or a data folder.
+    Raises BadInput when a chapter has not been executed, BuildFailed when Sphinx warns.
+    """
+    root = checkout(root)
+    profile = read_profile(profile_name, root)
+    build = build or root / "_build" / profile_name
+    missing = [name for name in chapter_names(root) if not (build / "executed" / f"{name}.ipynb").is_file()]
+    if missing:
+        raise BadInput(
+            f"Not executed in the profile '{profile_name}': {', '.join(missing)}; "
+            f"run first: stylemed book run --profile {profile_name}"
+        )
+    started = time.time()
+    source = build / "book-src"
+    write_source(source, profile, root, build)
+    print(f"== building the pages; the full output is in _build/{profile_name}/logs/html.log", flush=True)
+    _sphinx(source, build / "logs" / "html.log")
+    result = build / "html"
+    shutil.rmtree(result, ignore_errors=True)
+    os.replace(source / "_build" / "html", result)
+    page = result / "index.html"
+    os.utime(page, (started, started))  # an edit made meanwhile is newer
+    return page
+
+
+def write_source(source: Path, profile: Profile, root: Path, build: Path) -> None:
+    """Lay out what Sphinx reads: the root's configuration with execution off, pages, executed chapters, status."""
+    shutil.rmtree(source, ignore_errors=True)
+    (source / "book").mkdir(parents=True)
+    config = yaml.safe_load((root / "_config.yml").read_text())
+    config["execute"] = {"execute_notebooks": "off"}
+    (source / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
+    shutil.copy(root / "_toc.yml", source)
+    for page in [*(root / "book").glob("*.md"), *(root / "book").glob("*.bib")]:
+        shutil.copy(page, source / "book")
+    shutil.copytree(root / "book" / "_static", source / "book" / "_static")
+    for name in chapter_names(root):
+        shutil.copy(build / "executed" / f"{name}.ipynb", source / "book")
+    (source / "book" / "status.md").write_text(status_page(profile, build))
+
+
+def _sphinx(source: Path, log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    # The command beside this Python: an environment that is not activated has no `jupyter-book` on the path.
+    command = Path(sys.executable).parent / "jupyter-book"
+    env = dict(os.environ)
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE.parent), env.get("PYTHONPATH", "")]))
+    env["OMP_NUM_THREADS"] = "1"
+    arguments = [str(command), "build", str(source), "-W", "-n", "--keep-going", "--all", "--quiet"]
+    with log.open("w") as file:
+        code = subprocess.run(arguments, stdout=file, stderr=subprocess.STDOUT, env=env, check=False).returncode
+    if code != 0:
+        lines = log.read_text().splitlines()
+        said = [line for line in lines if "WARNING" in line or "ERROR" in line or "Error" in line]
+        raise BuildFailed("the pages did not build without warnings:\n  " + "\n  ".join(said or lines[-15:]))
+
+
+def read_runs(build: Path) -> list[dict[str, Any]]:
+    """The records of the executed chapters, in reading order."""
+    return [json.loads(file.read_text()) for file in sorted((build / "runs").glob("*.json"))]
+
+
+def status_page(profile: Profile, build: Path) -> str:
+    """The page `How this book was made`: minutes, memory, machine and versions of every chapter."""
+    runs = read_runs(build)
+    rows = [
+        f"| {{doc}}`{run['chapter']}` | {run['minutes']:.1f} | {run['peak_memory_mb']} | {run['threads']} |"
+        for run in runs
+    ]
+    machines = sorted({run["cpu"] + (f" with {run['gpu']}" if run["gpu"] else "") for run in runs})
+    versions = runs[-1]["versions"] if runs else {}
+    total = sum(run["minutes"] for run in runs)
+    lines = [
+        "# How this book was made",
+        "",
+        f"Every number and figure of these pages was computed in the profile `{profile.name}`: {profile.description}",
+        "The chapters ran one after another, each in a process of its own.",
+        "",
+        "| chapter | minutes | peak memory (MB) | threads |",
+        "|---|---:|---:|---:|",
+        *rows,
+        "",
+        f"Together {total:.1f} minutes on {'; '.join(machines) or 'no machine'}.",
+        f"Package `stylemed` {__version__}.",
+        "",
+        "| software | version |",
+        "|---|---|",
+        *[f"| {name} | {version} |" for name, version in versions.items()],
+        "",
+    ]
+    return "\n".join(lines)

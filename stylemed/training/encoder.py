@@ -1,0 +1,223 @@
+"""Training the encoder on the generator's own images, whose latents are known (the paper's autoencoder).
+
+The supply of pairs is unlimited: every step draws new latents, makes their images with fresh noise, and asks for the latents back.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stylemed.errors import BadInput
+from stylemed.networks import Encoder
+from stylemed.training.loop import GradientGuard, drive, next_positions, random_stream
+from stylemed.training.run import Run, export, load_generator
+from stylemed.training.schedule import ema_beta
+
+GRID = 16  # pairs in a sample grid
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """One training of the encoder. The defaults follow the paper: latents only."""
+
+    space: str = "w+"
+    batch: int = 32
+    learning_rate: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    style_mixing: float = 0.5  # share of images made from two latents, so that layers have something to differ in (w+ only)
+    latent_weight: float = 1.0  # of the mean squared latent error, in units of each component's variance
+    image_weight: float = 0.0  # of the mean absolute error between an image and its reconstruction
+    ema_kimg: float = 2.0  # half-life of the averaged encoder …
+    ema_rampup: float | None = 0.1  # … but at most this share of the images shown so far
+    tick_kimg: float = 10.0
+    snapshot_ticks: int = 5
+
+
+ENCODER_PRESETS: dict[str, dict] = {
+    "paper": {},
+    "smoke": {"batch": 8, "image_weight": 1.0, "ema_kimg": 0.1, "tick_kimg": 0.032, "snapshot_ticks": 100},
+    "phantom-64": {"image_weight": 5.0, "ema_kimg": 1.0, "tick_kimg": 0.64, "snapshot_ticks": 5},
+    "ct-64": {"image_weight": 5.0, "ema_kimg": 1.0, "tick_kimg": 0.64, "snapshot_ticks": 5},
+    "ct-128": {"image_weight": 5.0, "tick_kimg": 2.56, "snapshot_ticks": 5},
+}
+
+
+def encoder_config(name: str, **changes) -> EncoderConfig:
+    """The named preset with single fields replaced; BadInput for an unknown name or field."""
+    if name not in ENCODER_PRESETS:
+        raise BadInput(f"There is no preset {name}; choose one of {', '.join(ENCODER_PRESETS)}.")
+    unknown = set(changes) - {f.name for f in fields(EncoderConfig)}
+    if unknown:
+        raise BadInput(f"Unknown training parameter {', '.join(sorted(unknown))}; see stylemed.training.EncoderConfig.")
+    return replace(EncoderConfig(**ENCODER_PRESETS[name]), **changes)
+
+
+class EncoderTrainer:
+    """Encoder, its optimizer, the frozen generator, and one step of training."""
+
+    def __init__(self, generator, dataset, config: EncoderConfig, seed: int, device: str, metadata: dict, weights=None):
+        self.config, self.seed, self.device = config, seed, torch.device(device)
+        self.dataset, self.metadata = dataset, metadata
+        self.generator = generator.to(self.device).eval().requires_grad_(False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(random_stream(seed, 0, "weights").initial_seed())
+            self.encoder = Encoder(
+                generator.resolution,
+                generator.channels,
+                generator.latent_size,
+                generator.num_layers,
+                config.space,
+                weights,
+            )
+        z = torch.randn(4096, generator.latent_size, generator=random_stream(seed, 0, "spread")).to(self.device)
+        with torch.no_grad():
+            w = generator.mapping(z)
+        self.encoder.to(self.device)
+        self.encoder.w_avg.copy_(w.mean(dim=0))
+        self.encoder.w_std.copy_(w.std(dim=0).clamp_min(1e-6))
+        self.averaged = Encoder(**self.encoder.config).to(self.device)
+        self.averaged.load_state_dict(self.encoder.state_dict())
+        self.averaged.eval().requires_grad_(False)
+        self.optimizer = torch.optim.Adam(
+            self.encoder.parameters(), lr=config.learning_rate, betas=(config.beta1, config.beta2), foreach=True
+        )
+        self.nimg = 0
+        self.guard = GradientGuard()
+
+    def pairs(self, n: int, name: str) -> tuple[Tensor, Tensor]:
+        """n generated images [n, C, R, R] and the styles they were made from [n, L, latent]."""
+        generator, stream = self.generator, random_stream(self.seed, self.nimg, name)
+        z = torch.randn(2, n, generator.latent_size, generator=stream).to(self.device)
+        mixed = torch.rand(n, generator=stream) < (self.config.style_mixing if self.config.space == "w+" else 0.0)
+        cutoff = torch.randint(1, generator.num_layers, (n,), generator=stream)
+        cutoff = torch.where(mixed, cutoff, generator.num_layers).to(self.device)
+        first = torch.arange(generator.num_layers, device=self.device)[None, :] < cutoff[:, None]  # (n, L)
+        with torch.no_grad():
+            w_plus = torch.where(
+                first[:, :, None],
+                generator.broadcast(generator.mapping(z[0])),
+                generator.broadcast(generator.mapping(z[1])),
+            )
+            noise = [torch.randn(n, 1, *m.shape[2:], generator=stream).to(self.device) for m in generator.noise_maps()]
+            return generator.synthesis(w_plus, noise), w_plus
+
+    def step(self) -> dict[str, float]:
+        """One minibatch of fresh pairs; returns the errors, latent in standard deviations of w, image in units of [-1, 1]."""
+        n, config = self.config.batch, self.config
+        images, w_plus = self.pairs(n, "pairs")
+        self.encoder.train()
+        found = self.encoder(images)
+        latent = ((found - w_plus) / self.encoder.w_std).square().mean()
+        loss = config.latent_weight * latent
+        numbers = {"w_error": latent.sqrt().item()}
+        if config.image_weight > 0:
+            error = F.l1_loss(self.generator.synthesis(found), images)
+            loss = loss + config.image_weight * error
+            numbers["image_error"] = error.item()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.guard.step(self.optimizer)
+        self.nimg += n
+        self._average(n)
+        return {"loss": loss.item(), **numbers}
+
+    @torch.no_grad()
+    def _average(self, n: int) -> None:
+        beta = ema_beta(self.nimg, n, self.config)
+        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.encoder.parameters()), 1 - beta)
+        for ours, theirs in zip(self.averaged.buffers(), self.encoder.buffers(), strict=True):
+            ours.copy_(theirs)
+
+    def row(self) -> dict:
+        row = {"resolution": self.generator.resolution, "batch": self.config.batch, "skipped": self.guard.skipped}
+        if self.dataset is not None:
+            real, again = self.reconstructions(64)
+            row["real_error"] = F.l1_loss(again, real).item()
+        return row
+
+    @torch.no_grad()
+    def reconstructions(self, n: int) -> tuple[Tensor, Tensor]:
+        """Real images and what encoder and generator make of them, [n, C, R, R] each."""
+        positions = next_positions(0, min(n, len(self.dataset)), len(self.dataset), self.seed)
+        real = self.dataset.images(positions).to(self.device)
+        return real, torch.cat([self.generator.synthesis(self.averaged(part)) for part in real.split(16)])
+
+    def state_dict(self) -> dict:
+        return {
+            "encoder": self.encoder.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "counters": [self.nimg, self.guard.skipped],
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        self.nimg, self.guard.skipped = state["counters"]
+        for name in ("encoder", "averaged", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+
+    def snapshot(self, run: Run) -> None:
+        if self.dataset is not None:
+            real, again = self.reconstructions(GRID)
+        else:
+            real, w_plus = self.pairs(GRID, "grid")
+            with torch.no_grad():
+                again = self.generator.synthesis(self.averaged(real))
+        rows = [part for pair in zip(real.split(8), again.split(8), strict=True) for part in pair]
+        run.save_grid(torch.cat(rows), self.nimg)
+        export(run.path / "encoder.safetensors", self.averaged, {**self.metadata, "seed": self.seed, "nimg": self.nimg})
+
+
+def train_encoder(
+    generator: str | Path,
+    run: str | Path,
+    preset: str | EncoderConfig = "smoke",
+    *,
+    dataset=None,
+    kimg: float,
+    max_minutes: float | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    weights: str | Path | None = None,
+    progress: bool = True,
+    on_snapshot: Callable[[Run, EncoderTrainer], None] | None = None,
+    **changes,
+) -> Run:
+    """Train an encoder for a generator in the folder `run`; the same call resumes where it stopped.
+
+    Args:
+        generator: run folder or .safetensors file of the generator; it is not changed.
+        preset: name in `ENCODER_PRESETS` or a whole EncoderConfig; `changes` replace single fields of a preset.
+        dataset: real slices to watch reconstructions on (see `train_gan`); never trained on. None: generated images are shown.
+        kimg: thousands of generated images to show in all.
+        max_minutes: stop after so many minutes of this call.
+        weights: ResNet-50 state dict to start from; None starts at random.
+
+    Raises BadInput for an unknown preset or field, an unreadable generator, a data set of another size, a run folder of another
+    configuration or in use.
+    """
+    network, made = load_generator(generator)
+    if dataset is not None and (dataset.resolution, dataset.channels) != (network.resolution, network.channels):
+        raise BadInput(
+            f"The generator makes {network.resolution}² images of {network.channels} channel(s), the store holds "
+            f"{dataset.resolution}² of {dataset.channels}; prepare a store with --resolution {network.resolution}."
+        )
+    config = preset if isinstance(preset, EncoderConfig) else encoder_config(preset, **changes)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    trainer = EncoderTrainer(network, dataset, config, seed, device, {**made, "generator_nimg": made.get("nimg")}, weights)
+    asked = {"kind": "encoder", "seed": seed, "generator": made, **asdict(config)}
+    return drive(
+        trainer,
+        Run(run),
+        asked,
+        kimg=kimg,
+        tick_kimg=config.tick_kimg,
+        snapshot_ticks=config.snapshot_ticks,
+        max_minutes=max_minutes,
+        progress=progress,
+        on_snapshot=on_snapshot,
+    )

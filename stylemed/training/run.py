@@ -1,0 +1,225 @@
+"""The folder of one training: configuration, log, sample grids, checkpoints that survive a kill, exported weights."""
+
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import os
+import warnings
+from pathlib import Path
+
+import torch
+import yaml
+
+from stylemed.errors import BadInput
+from stylemed.networks import Encoder, Generator
+
+FORMAT = 1
+_HEADER = b"stylemed checkpoint\n"
+
+
+class Run:
+    """A run folder: `config.yaml`, `log.csv`, `samples/`, `checkpoint-*.pt`, and the exported `*.safetensors`."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @property
+    def config(self) -> dict:
+        """What was asked for when the run was begun."""
+        file = self.path / "config.yaml"
+        if not file.is_file():
+            raise BadInput(f"{self.path} is not a run folder (it has no config.yaml).")
+        try:
+            return yaml.safe_load(file.read_text())
+        except yaml.YAMLError:
+            raise BadInput(f"{file} cannot be read as YAML; restore it or begin a new run folder.") from None
+
+    def log(self):
+        """log.csv as a pandas DataFrame, one row a tick."""
+        import pandas as pd
+
+        file = self.path / "log.csv"
+        if not file.is_file():
+            raise BadInput(f"{self.path} has no log.csv: nothing was trained there yet.")
+        return pd.read_csv(file)
+
+    def samples(self) -> list[Path]:
+        """Paths of the sample grids, oldest first."""
+        return sorted((self.path / "samples").glob("*.png"))
+
+    # -- used by the training loops
+
+    def begin(self, config: dict):
+        """Create or reopen the folder for exactly this configuration; returns a lock that holds while it is referenced.
+
+        BadInput when the folder holds another configuration, something else, or is in use by another process.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise BadInput(f"{self.path} is a file; name a folder for the run.")
+        if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()) and not (self.path / "config.yaml").is_file():
+            raise BadInput(f"{self.path} holds other files and no config.yaml; name an empty or new folder for the run.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BadInput(f"{self.path} is in use by another training; wait for it or name another folder.") from None
+        file = self.path / "config.yaml"
+        config = json.loads(json.dumps(config))  # keys and tuples as YAML will give them back
+        if file.is_file():
+            before = self.config
+            if not isinstance(before, dict):
+                raise BadInput(f"{file} does not hold a configuration; begin a new run folder.")
+            differing = _differences(json.loads(json.dumps(before)), config)
+            if differing:
+                raise BadInput(
+                    f"{self.path} was trained with another configuration ({'; '.join(differing)}); "
+                    "repeat the same command to resume, or name a new folder."
+                )
+        else:
+            write_safely(file, yaml.safe_dump(config, sort_keys=False).encode())
+        (self.path / "samples").mkdir(exist_ok=True)
+        return lock
+
+    def save_checkpoint(self, state: dict, nimg: int, keep: int = 3) -> None:
+        """Write `checkpoint-NIMG.pt` beside, sync, rename; keep the newest `keep`."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        payload = buffer.getvalue()
+        digest = hashlib.sha256(payload).hexdigest().encode()
+        write_safely(self.path / f"checkpoint-{nimg:010d}.pt", _HEADER + digest + b"\n" + payload)
+        for old in self.checkpoints()[:-keep]:
+            old.unlink()
+
+    def checkpoints(self) -> list[Path]:
+        return sorted(self.path.glob("checkpoint-*.pt"))
+
+    def load_checkpoint(self) -> dict | None:
+        """The newest checkpoint that is whole; damaged ones are warned about by name. None when there is none at all."""
+        files = self.checkpoints()
+        for file in reversed(files):
+            try:
+                return read_checkpoint(file)
+            except BadInput as error:
+                warnings.warn(f"{error} The one before it is used.", stacklevel=2)
+        if files:
+            raise BadInput(f"{self.path}: no checkpoint can be read; remove the folder and begin again.")
+        return None
+
+    def write_log(self, rows: list[dict]) -> None:
+        """Rewrite log.csv from `rows`; the table is small and a whole file is never half a line."""
+        if not rows:
+            return
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[-1]))
+        writer.writeheader()
+        writer.writerows(rows)
+        write_safely(self.path / "log.csv", text.getvalue().encode())
+
+    def save_grid(self, images: torch.Tensor, nimg: int, columns: int = 8) -> Path:
+        """Write images [N, C, R, R] in [-1, 1] as one PNG, `samples/KIMG.png`; grey values are not stretched."""
+        from PIL import Image
+
+        n, c, h, w = images.shape
+        rows = (n + columns - 1) // columns
+        grid = torch.full((rows * columns, c, h, w), -1.0)
+        grid[:n] = images.detach().float().cpu().clamp(-1, 1)
+        grid = grid.reshape(rows, columns, c, h, w).permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, c)
+        pixels = ((grid + 1) * 127.5).round().to(torch.uint8).numpy()
+        file = self.path / "samples" / f"{nimg:010d}.png"
+        buffer = io.BytesIO()
+        Image.fromarray(pixels[..., 0] if c == 1 else pixels).save(buffer, format="png")
+        write_safely(file, buffer.getvalue(), sync=False)
+        return file
+
+
+def _differences(before: dict, now: dict, prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted(set(before) | set(now)):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key}: {old} there, {new} now")
+    return found
+
+
+def write_safely(path: Path, data: bytes, sync: bool = True) -> None:
+    """Write beside and rename, so that `path` is whole or as it was; BadInput when the disk does not take it."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        part.replace(path)
+        if sync:
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise BadInput(f"{path} could not be written ({error.strerror}); what was saved before still stands.") from None
+
+
+def read_checkpoint(path: Path) -> dict:
+    """The state in a checkpoint file; BadInput unless it is whole."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror}).") from None
+    digest, _, payload = data.removeprefix(_HEADER).partition(b"\n")
+    if not data.startswith(_HEADER) or hashlib.sha256(payload).hexdigest().encode() != digest:
+        raise BadInput(f"{path}: is not a whole checkpoint (its checksum does not fit).")
+    return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+
+
+# -- exported weights
+
+
+def export(path: Path, network: torch.nn.Module, metadata: dict) -> None:
+    """Write a network as safetensors; its constructor arguments and `metadata` (plain values) go into the header."""
+    from safetensors.torch import save
+
+    header = {
+        "format": str(FORMAT),
+        "class": type(network).__name__,
+        "config": json.dumps(network.config),
+        "metadata": json.dumps(metadata),
+    }
+    tensors = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
+    write_safely(path, save(tensors, header))
+
+
+def load_generator(path: str | Path) -> tuple[Generator, dict]:
+    """The generator of a run folder or .safetensors file, in eval mode, and its metadata (window, resolution, seed, …)."""
+    return _load(Path(path), "generator.safetensors", Generator)
+
+
+def load_encoder(path: str | Path) -> tuple[Encoder, dict]:
+    """The encoder of a run folder or .safetensors file, in eval mode, and its metadata."""
+    return _load(Path(path), "encoder.safetensors", Encoder)
+
+
+def _load(path: Path, name: str, kind: type) -> tuple:
+    from safetensors import SafetensorError, safe_open
+
+    noun = kind.__name__.lower()
+    file = path / name if path.is_dir() else path
+    if not file.is_file():
+        raise BadInput(f"{file}: no such file; train a {noun} first, or name a run folder or a .safetensors file.")
+    try:
+        with safe_open(file, "pt") as archive:
+            header = archive.metadata() or {}
+            tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118
+        if header.get("class") != kind.__name__ or header.get("format") != str(FORMAT):
+            found = f"{header.get('class', 'something else')}, format {header.get('format', 'none')}"
+            raise BadInput(f"{file}: holds no stylemed {noun} of format {FORMAT} (found: {found}).")
+        network = kind(**json.loads(header["config"]))
+        network.load_state_dict(tensors)
+        return network.eval().requires_grad_(False), json.loads(header["metadata"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise BadInput(f"{file}: is damaged or not a {noun} ({type(error).__name__}); export or download it again.") from None

@@ -1,0 +1,201 @@
+"""What a training is made of, and how it grows: everything here is a pure function of the images shown so far (nimg)."""
+
+from dataclasses import asdict, dataclass, field, fields, replace
+
+from stylemed.errors import BadInput
+
+# Karras 2018/2019, one GPU: images in a batch, and learning rate of both networks, at each resolution.
+PAPER_BATCH = {4: 128, 8: 128, 16: 128, 32: 64, 64: 32, 128: 16, 256: 8, 512: 4}
+PAPER_RATE = {128: 0.0015, 256: 0.002, 512: 0.003, 1024: 0.003}
+
+
+@dataclass(frozen=True)
+class GanConfig:
+    """One training of generator and discriminator. The defaults are the paper's; presets name what they change.
+
+    `resolution` and `channels` come from the data. kimg (how long) and the seed are not part of it.
+    """
+
+    resolution: int = 512
+    channels: int = 1
+    # networks
+    latent_size: int = 512
+    mapping_layers: int = 8
+    fmap_base: int = 8192
+    fmap_max: int = 512
+    stddev_group: int = 4
+    # progressive growing
+    start_resolution: int = 8  # side at which training begins; the full resolution turns growing off
+    stable_kimg: float = 600  # thousands of images at one resolution …
+    fade_kimg: float = 600  # … and while the next one fades in
+    schedule_steps: int = 4  # the schedule is looked up every so many minibatches
+    batch: dict[int, int] = field(default_factory=lambda: dict(PAPER_BATCH))
+    batch_default: int = 4  # at resolutions that `batch` does not name
+    # optimisation
+    learning_rate: dict[int, float] = field(default_factory=lambda: dict(PAPER_RATE))
+    learning_rate_default: float = 0.001
+    beta1: float = 0.0
+    beta2: float = 0.99
+    r1_gamma: float = 10.0
+    r1_interval: int = 1  # 1: at every step, as in the paper; more: lazily, with the penalty scaled up (StyleGAN2)
+    style_mixing: float = 0.9  # probability that a batch mixes the styles of two latents
+    w_avg_beta: float = 0.995
+    ema_kimg: float = 10.0  # half-life of the averaged generator …
+    ema_rampup: float | None = None  # … but at most this share of the images shown so far
+    # discriminator augmentation
+    augment: str = "none"  # none, fixed (probability augment_p) or ada (p follows the overfitting heuristic)
+    augment_p: float = 0.0
+    ada_target: float = 0.6
+    ada_kimg: float = 500.0  # thousands of images in which p can go from 0 to 1
+    # book-keeping
+    tick_kimg: float = 10.0  # a line of the log
+    snapshot_ticks: int = 10  # a sample grid and a checkpoint every so many ticks
+
+    def __post_init__(self):
+        if self.augment not in ("none", "fixed", "ada"):
+            raise BadInput(f"augment must be none, fixed or ada, not {self.augment}.")
+
+
+PRESETS: dict[str, dict] = {
+    # Karras 2019 as it stands: nothing is changed.
+    "paper": {},
+    # Seconds: for tests and for looking at the machinery.
+    "smoke": {
+        "latent_size": 64,
+        "mapping_layers": 4,
+        "fmap_base": 256,
+        "fmap_max": 32,
+        "start_resolution": 16,
+        "stable_kimg": 0.16,
+        "fade_kimg": 0.16,
+        "batch": {},
+        "batch_default": 8,
+        "learning_rate": {},
+        "learning_rate_default": 0.0015,
+        "r1_gamma": 1.0,
+        "r1_interval": 4,
+        "ema_kimg": 0.5,
+        "ema_rampup": 0.1,
+        "augment": "fixed",
+        "augment_p": 0.5,
+        "tick_kimg": 0.08,
+        "snapshot_ticks": 2,
+    },
+}
+_SMALL = {
+    # A few minutes to an hour of two CPU cores. 64² from the start: growing costs more images than it saves at this size.
+    "latent_size": 256,
+    "fmap_base": 1024,
+    "fmap_max": 64,
+    "start_resolution": 64,
+    "stable_kimg": 0.0,
+    "fade_kimg": 0.0,
+    "batch": {},
+    "batch_default": 16,
+    "learning_rate": {},
+    "learning_rate_default": 0.0015,
+    "r1_gamma": 0.3,
+    "r1_interval": 8,
+    "ema_kimg": 1.0,
+    "ema_rampup": 0.1,
+    "augment": "fixed",
+    "augment_p": 0.7,
+    "tick_kimg": 0.4,
+    "snapshot_ticks": 5,
+}
+PRESETS["phantom-64"] = dict(_SMALL)
+PRESETS["ct-64"] = dict(_SMALL)
+PRESETS["ct-128"] = {
+    **_SMALL,
+    "fmap_base": 2048,
+    "fmap_max": 128,
+    "start_resolution": 32,
+    "stable_kimg": 40.0,
+    "fade_kimg": 40.0,
+    "r1_gamma": 1.0,
+    "ema_kimg": 5.0,
+    "augment": "ada",
+    "augment_p": 0.0,
+    "ada_kimg": 100.0,
+    "tick_kimg": 2.0,
+}
+
+
+def gan_config(name: str, resolution: int, channels: int = 1, **changes) -> GanConfig:
+    """The named preset for data of this resolution and number of channels; BadInput for an unknown name or field."""
+    if name not in PRESETS:
+        raise BadInput(f"There is no preset {name}; choose one of {', '.join(PRESETS)}.")
+    unknown = set(changes) - {f.name for f in fields(GanConfig)}
+    if unknown:
+        raise BadInput(f"Unknown training parameter {', '.join(sorted(unknown))}; see stylemed.training.GanConfig.")
+    config = GanConfig(**{**PRESETS[name], **changes, "resolution": resolution, "channels": channels})
+    return replace(config, start_resolution=min(config.start_resolution, resolution))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a training stands: level of detail (0 full resolution), side of the images, batch size, learning rate."""
+
+    lod: float
+    resolution: int
+    batch: int
+    learning_rate: float
+
+    @property
+    def alpha(self) -> float:
+        """Share of the newest resolution in the image, 1 when it is fully faded in."""
+        return 1.0 - (self.lod - int(self.lod))
+
+
+def stage(nimg: int, config: GanConfig) -> Stage:
+    """The stage after `nimg` images: stable at the first resolution, then fade and stable by turns (Karras 2018, appendix A)."""
+    doublings = (config.resolution // config.start_resolution).bit_length() - 1
+    period = 1000 * (config.stable_kimg + config.fade_kimg)
+    if doublings == 0 or period <= 0:
+        lod = 0.0
+    else:
+        phase = int(nimg // period)
+        lod = float(doublings - phase)
+        if config.fade_kimg > 0:
+            lod -= max(nimg - phase * period - 1000 * config.stable_kimg, 0.0) / (1000 * config.fade_kimg)
+        lod = max(lod, 0.0)
+    side = config.resolution >> int(lod)
+    return Stage(
+        lod=lod,
+        resolution=side,
+        batch=config.batch.get(side, config.batch_default),
+        learning_rate=config.learning_rate.get(side, config.learning_rate_default),
+    )
+
+
+def ema_beta(nimg: int, batch: int, config: GanConfig) -> float:
+    """Decay of the averaged generator for one batch: 0.5 ** (batch / half-life in images)."""
+    half_life = 1000 * config.ema_kimg
+    if config.ema_rampup is not None:
+        half_life = min(half_life, config.ema_rampup * nimg)
+    return 0.5 ** (batch / max(half_life, 1e-8))
+
+
+def growth_table(config: GanConfig, kimg: float) -> list[dict]:
+    """One row for each change of resolution, batch, rate or fading up to `kimg`: what the training goes through."""
+    rows, step = [], 1000 * max(min(x for x in (config.stable_kimg, config.fade_kimg, kimg) if x > 0), 1e-3)
+    nimg = 0.0
+    while nimg < 1000 * kimg:
+        now = stage(int(nimg), config)
+        fading = stage(int(nimg + step / 2), config).lod % 1 > 0
+        row = {
+            "from_kimg": nimg / 1000,
+            "resolution": now.resolution if not fading else stage(int(nimg + step / 2), config).resolution,
+            "fading": fading,
+            "batch": stage(int(nimg + step / 2), config).batch,
+            "learning_rate": stage(int(nimg + step / 2), config).learning_rate,
+        }
+        if not rows or any(rows[-1][k] != row[k] for k in row if k != "from_kimg"):
+            rows.append(row)
+        nimg += step
+    return rows
+
+
+def as_plain(config) -> dict:
+    """The configuration as plain values for YAML."""
+    return asdict(config)

@@ -1,0 +1,239 @@
+"""Figures keep grey levels and labels apart; every slider position leads to the right picture."""
+
+import io
+import json
+import re
+from types import SimpleNamespace
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from ipywidgets.embed import dependency_state, embed_minimal_html
+from PIL import Image
+
+from stylemed.display import figures, widgets
+from stylemed.latent import Direction, mix
+from stylemed.networks import Generator
+
+WINDOW = SimpleNamespace(lo=-100.0, hi=250.0)
+rng = np.random.default_rng(0)
+
+
+def slices(*shape, side=16):
+    return rng.uniform(-0.5, 0.5, (*shape, 1, side, side))
+
+
+def texts(figure):
+    found = [t for t in figure.texts]
+    for ax in figure.axes:
+        found += ax.texts + ax.get_xticklabels()
+    return [t for t in found if t.get_text()]
+
+
+def no_text_overlaps(figure):
+    """Neither does any text overlap another nor leave the figure."""
+    renderer = figure.canvas.get_renderer()
+    boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in texts(figure)]
+    width, height = figure.canvas.get_width_height()
+    for i, (name, box) in enumerate(boxes):
+        assert box.x0 > -1 and box.y0 > -1 and box.x1 < width + 1 and box.y1 < height + 1, name
+        for other, box2 in boxes[i + 1 :]:
+            assert not box.overlaps(box2), (name, other)
+
+
+def grey_images(figure):
+    return [
+        image
+        for ax in figure.axes
+        for image in ax.images
+        if image.get_cmap().name == "gray" and len(ax.images[0].get_array()) > 1
+    ]
+
+
+def check_slices(figure, count):
+    shown = grey_images(figure)
+    assert len(shown) == count
+    assert all(image.get_clim() == (-1.0, 1.0) and image.get_interpolation() == "nearest" for image in shown)
+    no_text_overlaps(figure)
+    assert figure._repr_png_()[:4] == b"\x89PNG"
+
+
+def test_slices_keep_their_grey_levels_and_whole_pixels():
+    labels = np.zeros((5, 16, 16), int)
+    labels[:, 4:9, 4:9] = 1
+    labels[:, 5:7, 5:7] = 2
+    image = slices(5)
+    titles = [f"a very long name of case {i}" for i in range(5)]
+    figure = figures.show_slices(image, labels, titles, WINDOW, columns=3, frames="#ffffff")
+    check_slices(figure, 5)
+    assert {"R", "L", "−100", "250", titles[4]} <= {t.get_text() for t in texts(figure)}
+    outlines = [line for line in figure.axes[0].collections]
+    assert [len(line.get_segments()) for line in outlines] == [
+        20,
+        8,
+    ]  # edges of a 5 x 5 and of a 2 x 2 square
+    # what is drawn is what was given, to matplotlib's rounding: the middle of each pixel has the grey of its value
+    picture = np.asarray(Image.open(io.BytesIO(figures.show_slices(image[:1], sides=False)._repr_png_())))[..., 0]
+    side = 448
+    top, left = np.argwhere(picture != picture[0, 0])[0]
+    whole = picture[top : top + side, left : left + side]
+    cell = side // 16
+    np.testing.assert_allclose(whole[cell // 2 :: cell, cell // 2 :: cell], (image[0, 0] + 1) * 127.5, atol=1.6)
+
+
+def test_rows_mixing_and_traversal_are_labelled():
+    check_slices(figures.show_rows({"slice": slices(3), "reconstruction": slices(3)}, list("abc"), None, WINDOW), 6)
+    grids = {"coarse": slices(2, 4), "middle": slices(2, 4), "fine": slices(2, 4)}
+    figure = figures.mixing_figure(slices(2), slices(4), grids, WINDOW)
+    check_slices(figure, 2 * 3 + 4 + 3 * 8)
+    words = " ".join(t.get_text() for t in texts(figure))
+    assert "coarse 4²–8² from B" in words and "fine: no layers at 16²" in words and "B4" in words and "A2" in words
+
+    images, steps = slices(2, 3), [-2, 0, 2]
+    labels = np.ones((2, 16, 16), int)
+    figure = figures.traversal_figure(images, steps, WINDOW, images[:, 1], labels)
+    check_slices(figure, 2 * 4)
+    changes = [ax.images[0] for ax in figure.axes if ax.images and ax.images[0].get_cmap().name == "change"]
+    changes = [image for image in changes if image.get_array().shape == (16, 16)]
+    assert len(changes) == 6 and not changes[1].get_array().any()
+    np.testing.assert_allclose(changes[0].get_array(), (images[0, 0, 0] - images[0, 1, 0]) * 175)
+    low, high = changes[0].get_clim()
+    assert low == -high and high >= max(abs(c.get_array()).max() for c in changes)
+    no_text_overlaps(figures.traversal_figure(images, steps))
+
+
+def test_charts_have_named_axes():
+    log = pd.DataFrame({"kimg": range(9), "loss_d": range(9), "loss_g": range(9), "r1": range(9), "minutes": range(9)})
+    figure = figures.curves(log)
+    assert len(figure.axes) == 2 and figure.axes[-1].get_xlabel() == "images seen, in thousands"
+    assert figure._repr_png_()[:4] == b"\x89PNG"
+    figure = figures.lines([0, 1], {"liver": [0, 2]}, "step", "HU", {"liver": ([0, 1], [0, 3])})
+    assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("step", "HU")
+
+
+# --- widgets
+
+
+def walk_widgets(widget):
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from walk_widgets(child)
+
+
+def sliders_of(widget):
+    return {w.description: w for w in walk_widgets(widget) if isinstance(w, ipywidgets.IntSlider)}
+
+
+def page_state(widget, tmp_path):
+    """What the HTML page of a widget holds: id -> state."""
+    state = dependency_state([widget], drop_defaults=False)
+    embed_minimal_html(tmp_path / "page.html", views=[widget], state=state)
+    page = (tmp_path / "page.html").read_text()
+    script = re.search(r'application/vnd.jupyter.widget-state\+json">\s*(.*?)\s*</script>', page, re.S).group(1)
+    return {key: value["state"] for key, value in json.loads(script)["state"].items()}
+
+
+def browser(state, positions):
+    """Do what the browser does: set sliders by description, follow the links -> {stack id: shown child id}."""
+    values = {key: positions.get(s.get("description")) for key, s in state.items()}
+    for link in (s for s in state.values() if s.get("_model_name") == "LinkModel"):
+        (source, name), (target, trait) = [
+            (ref.removeprefix("IPY_MODEL_"), trait) for ref, trait in (link["source"], link["target"])
+        ]
+        assert (name, trait) == ("value", "selected_index")
+        state[target]["selected_index"] = values[source]
+    return {
+        key: s["children"][s["selected_index"]].removeprefix("IPY_MODEL_")
+        for key, s in state.items()
+        if s.get("_model_name") == "StackModel"
+    }
+
+
+def nested(root, shown):
+    while root in shown:
+        root = shown[root]
+    return root
+
+
+def test_static_slider_shows_the_frame_of_its_position(tmp_path):
+    frames, labels = slices(2, 3), ["−1", "0", "+1"]
+    widget = widgets.static_slider(frames, labels, names=["p1", "p2"])
+    assert sliders_of(widget)["step"].value == 1
+    ids = {w.value: w.model_id for w in walk_widgets(widget) if isinstance(w, ipywidgets.Image)}
+    outer = next(
+        w
+        for w in walk_widgets(widget)
+        if isinstance(w, ipywidgets.Stack) and isinstance(w.children[0], ipywidgets.Stack)
+    )
+    for which in range(2):
+        for step in range(3):
+            shown = browser(page_state(widget, tmp_path), {"slice": which, "step": step})
+            assert nested(outer.model_id, shown) == ids[widgets.png(frames[which, step])]
+    single = widgets.static_slider(frames[0], labels)
+    assert len([w for w in walk_widgets(single) if isinstance(w, ipywidgets.Image)]) == 3
+
+
+def test_mixing_widget_holds_every_mixture(tmp_path):
+    a, b = slices(2), slices(3)
+    grids = {"coarse": slices(2, 3), "middle": slices(2, 3)}
+    widget = widgets.mixing_widget(a, b, grids, a_names=["x", "y"])
+    assert list(sliders_of(widget)) == ["source A", "source B", "from B"]
+    ids = {w.value: w.model_id for w in walk_widgets(widget) if isinstance(w, ipywidgets.Image)}
+    stacks = [w for w in walk_widgets(widget) if isinstance(w, ipywidgets.Stack)]
+    outer = next(w for w in stacks if isinstance(w.children[0], ipywidgets.Stack))
+    for i, k, level in np.ndindex(2, 3, 2):
+        shown = browser(page_state(widget, tmp_path), {"source A": i, "source B": k, "from B": level})
+        assert nested(outer.model_id, shown) == ids[widgets.png(list(grids.values())[level][i, k])]
+        visible = set(shown.values())
+        assert ids[widgets.png(a[i], widgets.SMALL)] in visible and ids[widgets.png(b[k], widgets.SMALL)] in visible
+
+
+def test_png_has_fixed_grey_and_whole_pixels():
+    image = slices(1, side=64)[0]
+    picture = np.asarray(Image.open(io.BytesIO(widgets.png(image, sides=False))))
+    assert picture.shape == (256, 256)
+    np.testing.assert_array_equal(picture, np.kron(np.round((image[0] + 1) * 127.5), np.ones((4, 4))))
+    assert np.asarray(Image.open(io.BytesIO(widgets.png(slices(1, side=512)[0])))).shape == (512, 512)
+
+
+def test_without_stack_the_kernel_moves_the_pictures(monkeypatch):
+    monkeypatch.delattr(ipywidgets, "Stack")  # ipywidgets 7
+    frames = slices(3)
+    widget = widgets.static_slider(frames, ["a", "b", "c"])
+    sliders_of(widget)["step"].value = 2
+    shown = [w.value for w in walk_widgets(widget) if isinstance(w, ipywidgets.Image)]
+    assert shown == [widgets.png(frames[2])]
+
+
+@pytest.fixture(scope="module")
+def generator():
+    torch.manual_seed(0)
+    return Generator(resolution=32, latent_size=16, mapping_layers=2, fmap_base=128, fmap_max=16).eval()
+
+
+def test_live_widgets_ask_the_generator(generator):
+    with torch.no_grad():
+        codes = generator.broadcast(generator.mapping(torch.randn(3, 16)))
+    widget = widgets.live_mixing(generator, codes)
+    parts = {getattr(w, "description", ""): w for w in walk_widgets(widget)}
+    assert "fine" not in " ".join(parts)  # a 32² model has no such layers
+    parts["source A"].index, parts["source B"].index, parts["coarse 4²–8²"].value = 2, 0, 1.0
+    images = [w for w in walk_widgets(widget) if isinstance(w, ipywidgets.Image)]
+    with torch.no_grad():
+        wanted = generator.synthesis(torch.stack([codes[2], codes[0], mix(codes[2], codes[0], "coarse")]))
+    assert images[2].value == widgets.png(wanted[2]) and images[0].value == widgets.png(wanted[0], widgets.SMALL)
+
+    direction = Direction(np.eye(16, dtype=np.float32)[0], 0.0, 2.0, "tumor")
+    widget = widgets.live_traversal(generator, codes, direction)
+    parts = {getattr(w, "description", ""): w for w in walk_widgets(widget)}
+    before, after = (w for w in walk_widgets(widget) if isinstance(w, ipywidgets.Image))
+    assert before.value == after.value
+    parts["step"].value, parts["layers"].index = 3.0, 1
+    moved = codes[0].clone()
+    moved[:4, 0] += 6.0
+    with torch.no_grad():
+        wanted = generator.synthesis(torch.stack([codes[0], moved]))
+    assert after.value == widgets.png(wanted[1]) != before.value
+    assert not widgets.is_live()

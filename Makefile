@@ -35,6 +35,9 @@ CHAPTERS := $(patsubst book/%.ipynb,%,$(sort $(wildcard book/[0-9][0-9]_*.ipynb)
 EXECUTED := $(CHAPTERS:%=$(BUILD)/executed/%.ipynb)
 done = $(filter $(BUILD)/executed/$(1)_%,$(EXECUTED))
 
+# Written while make reads this file, and only when they change.
+keep_list = $(shell mkdir -p $(dir $(1)); printf '%s\n' $(2) | cmp -s - $(1) || printf '%s\n' $(2) > $(1))
+
 ifneq ($(filter book html check accept,$(MAKECMDGOALS)),)
 ifeq ($(wildcard $(PROFILE_FILE)),)
 $(error unknown profile "$(PROFILE)"; there are: $(patsubst book/profiles/%.yaml,%,$(wildcard book/profiles/*.yaml)))
@@ -42,15 +45,17 @@ endif
 endif
 ifneq ($(filter book html,$(MAKECMDGOALS)),)
 $(shell rm -f $(BUILD)/did)
-# A chapter whose artifact was deleted has to make it again.
-lost = $(if $(wildcard $(BUILD)/artifacts/$(1)),,$(shell rm -f $(call done,$(2))))
+$(call keep_list,_build/package.list,$(PACKAGE))
+$(call keep_list,$(BUILD)/pages.list,$(PAGES) $(CHAPTERS))
+# A chapter whose artifact was deleted, or made anew by hand since its run, has to run again.
+lost = $(shell for e in $(call done,$(2)); do a=$(BUILD)/artifacts/$(1); r=$(BUILD)/runs/$$(basename $$e .ipynb).json; \
+  if [ ! -e $$a ] || [ $$a -nt $$r ]; then rm -f $$e; fi; done)
 $(call lost,store/store.json,01)
 $(call lost,gan/generator.safetensors,03)
 $(call lost,encoder/encoder.safetensors,04)
 endif
 
-.PHONY: help book html check accept test lab pins clean distclean FORCE
-FORCE:
+.PHONY: help book html check accept test lab pins clean distclean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -73,12 +78,6 @@ pins:
 	@mv _build/pins/constraints.txt constraints.txt && rm -rf _build/pins && git diff --stat constraints.txt
 
 # ---- book -----------------------------------------------------------------------------------------------
-
-_build/package.list: FORCE
-	@mkdir -p _build; printf '%s\n' $(PACKAGE) | cmp -s - $@ || printf '%s\n' $(PACKAGE) > $@
-
-$(BUILD)/pages.list: FORCE
-	@mkdir -p $(BUILD); printf '%s\n' $(PAGES) $(CHAPTERS) | cmp -s - $@ || printf '%s\n' $(PAGES) $(CHAPTERS) > $@
 
 $(BUILD)/executed/%.ipynb: book/%.ipynb $(PROFILE_FILE) $(PACKAGE) _build/package.list $(STAMP)
 	@$(PY) -m stylemed book run --profile $(PROFILE) $*

@@ -60,6 +60,7 @@ class Inputs:
 
     profile: str
     folder: Path
+    needs: tuple[str, ...] = ()
     small: bool = False  # True: made on the spot because an earlier chapter has not run
     store: Any = None  # SliceStore
     generator: Any = None  # Generator, eval()
@@ -73,11 +74,18 @@ class Inputs:
 
     @property
     def gan_path(self) -> Path:
-        return self.folder / "gan"
+        """Run folder of the generator: the one that was read, or the one this chapter trains."""
+        return self._run("gan", "generator")
 
     @property
     def encoder_path(self) -> Path:
-        return self.folder / "encoder"
+        """Run folder of the encoder: the one that was read, or the one this chapter trains."""
+        return self._run("encoder", "encoder")
+
+    def _run(self, name: str, need: str) -> Path:
+        # What a chapter trains on stand-ins stays apart from stand-ins that other chapters read.
+        apart = self.small and need not in self.needs
+        return self.folder / "tried" / name if apart else self.folder / name
 
     @property
     def codes_path(self) -> Path:
@@ -110,11 +118,11 @@ def inputs(profile: str, needs: Iterable[str] = INPUTS) -> Inputs:
     _current = build_folder(profile)
     folder = _current / "artifacts"
     folder.mkdir(parents=True, exist_ok=True)
-    result = Inputs(profile, folder)
+    result = Inputs(profile, folder, needs)
     missing = [need for need in needs if not _marker(folder, need).is_file()]
     if missing:
         side = RESOLUTIONS.get(profile, SMALL) if needs == ("store",) else SMALL
-        result = Inputs(profile, folder / f"small-{side}", small=True)
+        result = Inputs(profile, folder / f"small-{side}", needs, small=True)
         print(f"Not made yet in {_shown(folder)}: {', '.join(missing)}. A small stand-in is used.")
         _make_small(result, needs, side)
     _load(result, needs)
@@ -176,12 +184,12 @@ def _make_small(result: Inputs, needs: tuple[str, ...], side: int) -> None:
 
         print("  training a generator for a few seconds: good for trying the cells, not for judging them ...")
         dataset = SliceDataset(SliceStore.open(result.store_path))
-        train_gan(dataset, result.gan_path, preset="smoke", kimg=1, seed=0, progress=False)
+        train_gan(dataset, folder / "gan", preset="smoke", kimg=1, seed=0, progress=False)
     if "encoder" in needs and not _marker(folder, "encoder").is_file():
         from stylemed.training.encoder import train_encoder
 
         print("  training an encoder for a few seconds ...")
-        train_encoder(result.gan_path, result.encoder_path, preset="smoke", kimg=0.5, seed=0, progress=False)
+        train_encoder(folder / "gan", folder / "encoder", preset="smoke", kimg=0.5, seed=0, progress=False)
 
 
 def package_digest() -> str:

@@ -260,7 +260,9 @@ def child() -> None:
     import papermill
 
     spec = json.load(sys.stdin)
+    terminal = os.fdopen(os.dup(2), "w", buffering=1)
     with open(spec["log"], "w", buffering=1) as log:
+        os.dup2(log.fileno(), 2)  # what the kernel itself says belongs to the log
         try:
             papermill.execute_notebook(
                 spec["input_path"],
@@ -268,7 +270,7 @@ def child() -> None:
                 parameters=spec["parameters"],
                 cwd=spec["cwd"],
                 kernel_name="python3",
-                progress_bar={"desc": "   cells", "file": sys.stderr} if spec["progress"] else False,
+                progress_bar={"desc": "   cells", "file": terminal, "mininterval": 2.0} if spec["progress"] else False,
                 stdout_file=log,
                 stderr_file=log,
             )

@@ -1,7 +1,8 @@
 """Synthetic patients in the LiTS layout, whose truth is on record.
 
 No patient is copied from anyone: body, organs and tumors are drawn from a seed (see `anatomy` and `organs`), then
-looked at the way a scanner looks: partial volume, point-spread function, noise with the spectrum of filtered back-projection.
+looked at the way a scanner looks: partial volume, point-spread function, noise with the spectrum of filtered
+back-projection.
 Patient i of a seed is the same at every image size and however many patients are made.
 """
 
@@ -35,7 +36,7 @@ def _rng(seed, patient, purpose):
     return np.random.default_rng([seed, patient, purpose])
 
 
-def draw_look(seed: int, patient: int) -> Look:
+def draw_look(seed: int, patient: int, one: an.Anatomy) -> Look:
     """The look of one patient: portal phase (so is most of LiTS), everything else at random."""
     rng = _rng(seed, patient, 1)
     slices = int(rng.integers(42, 59))
@@ -44,6 +45,7 @@ def draw_look(seed: int, patient: int) -> Look:
         noise_hu=float(np.clip(rng.lognormal(np.log(18), 0.25), 10, 32)),
         margin_mm=float(rng.uniform(8, 60)),
         slices=slices,
+        slice_mm=round(208 * one.scale[2] / slices, 3),  # from below the liver to above its dome
     )
 
 
@@ -81,12 +83,12 @@ def draw_anatomy(seed: int, patient: int, phase: str = "portal") -> an.Anatomy:
 
 def draw_lesions(one: an.Anatomy, rng, tumors: bool) -> list[an.Lesion]:
     """Tumors (1 to 6) and cysts (0 to 2) at free places inside the liver."""
-    count = int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.25, 0.25, 0.2, 0.15, 0.1, 0.05])) if tumors else 0
+    count = int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.15, 0.2, 0.25, 0.2, 0.1, 0.1])) if tumors else 0
     cysts = int(rng.choice([0, 1, 2], p=[0.65, 0.25, 0.1]))
     places = rng.uniform((-150, -95, -90), (70, 85, 80), (4000, 3)).astype(np.float32)
     depth = -an.liver_shape(one, tuple(places.T))
     main = rng.choice(KINDS)  # the tumors of a patient are mostly of one kind
-    sizes = np.clip(np.exp(rng.normal(np.log(20), 0.5, count)), 6, 52)
+    sizes = np.clip(np.exp(rng.normal(np.log(22), 0.5, count)), 6, 52)
     if count:
         sizes[0] = max(sizes[0], 24)  # one of them is seen at 64 pixels too
     jobs = [(main if rng.uniform() < 0.75 else rng.choice(KINDS), d) for d in sorted(sizes, reverse=True)]
@@ -185,12 +187,14 @@ def make_phantom(
     seed: int = 0,
     slices: int | None = None,
     phase: str = "portal",
+    workers: int = 1,
     progress: bool = True,
 ) -> Path:
     """Write synthetic patients as LiTS pairs with `volumes.csv`, `truth.csv` and `lesions.csv`; returns the folder.
 
     `patients` go to the split train, then come those of judge and test. `size` is the image's side in pixels (64 to
-    512), `slices` fixes their number (else 42 to 58 by patient). The same call again makes nothing new.
+    512), `slices` fixes their number (else 42 to 58 by patient), `workers` processes draw one patient each.
+    The same call again makes nothing new.
     Volumes: int16 HU, axes LPS, the field of view fits the body; labels 0, 1 liver, 2 tumor. Odd patients have tumors.
     """
     import json
@@ -216,8 +220,14 @@ def make_phantom(
     splits = [split for split, n in counts.items() for _ in range(n)]
     volumes, truth, lesions = [], [], []
     try:
-        for patient, split in enumerate(tqdm(splits, "phantom", unit=" patients", disable=not progress), start=1):
-            row, slice_rows, lesion_rows = _write_patient(draft, seed, patient, split, size, slices, phase)
+        jobs = [(draft, seed, i, split, size, slices, phase) for i, split in enumerate(splits, start=1)]
+        if min(workers, len(jobs)) <= 1:
+            made = (_write_patient(*job) for job in jobs)
+        else:
+            from joblib import Parallel, delayed
+
+            made = Parallel(workers, return_as="generator")(delayed(_write_patient)(*job) for job in jobs)
+        for row, slice_rows, lesion_rows in tqdm(made, "phantom", len(jobs), unit=" patients", disable=not progress):
             volumes.append(row)
             truth += slice_rows
             lesions += lesion_rows
@@ -255,11 +265,11 @@ def _write_patient(folder, seed, patient, split, size, slices, phase):
     """Draw, scan and save patient i; the rows for volumes.csv, truth.csv and lesions.csv."""
     import nibabel as nib
 
-    look = draw_look(seed, patient)
+    one = draw_anatomy(seed, patient, phase)
+    look = draw_look(seed, patient, one)
     look.phase = phase
     if slices is not None:  # the same stretch of body, cut otherwise
         look.slice_mm, look.slices = look.slice_mm * look.slices / slices, slices
-    one = draw_anatomy(seed, patient, phase)
     hu, labels, pixel = scan(one, look, size, _rng(seed, patient, 4))
     affine = np.diag([-pixel, -pixel, look.slice_mm, 1.0])  # LPS arrays in the RAS world of NIfTI
     affine[:2, 3] = pixel * (size - 1) / 2

@@ -1,9 +1,10 @@
 """How a slice gets its R x R pixels.
 
-The whole image is kept, made square with air where it is not. HU: mean over the area
-of each new pixel when shrinking, linear interpolation when growing, before any window. Labels: a pixel is liver where
-at least half of its area is liver or tumor, and tumor where tumor has at least half of that part. What a slice held is
-never lost: where no pixel reaches the half, the one with the largest share of tumor (or liver) gets the label.
+The whole image is kept, made square with air where it is not.
+HU: mean over the area of each new pixel when shrinking, linear interpolation when growing, before any window.
+Labels: a pixel is liver where at least half of its area is liver or tumor, and tumor where tumor has at least half of
+that part. What a slice held is never lost: where no pixel reaches the half, the one with the largest share of tumor
+(or liver) gets the label.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Volumes -> SliceStore -> datasets in [-1, 1].
 
 A SliceStore is a folder: `hu.npy` int16 [N, R, R], `labels.npy` uint8 [N, R, R] (0, 1 liver, 2 tumor), `slices.csv`
-(one row per slice) and `store.json` (how it was made). It keeps intensities as they are; the window is applied on reading.
+(one row per slice) and `store.json` (how it was made). It keeps intensities as they are; the window is applied on
+reading.
 """
 
 from __future__ import annotations
@@ -98,14 +99,21 @@ def prepare(
         _say(report, f"{out} is a store of other inputs or settings and is replaced", progress)
 
     parts = out.with_name(f".{out.name}.part")
-    parts.mkdir(parents=True, exist_ok=True)
+    try:
+        parts.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{out} cannot be made ({error.strerror}); choose a folder you may write to") from None
     done = _run(cases, inputs, parts, resolution, workers, report, progress)
     usable = [case for case in cases if case.name in done]
     if not usable:
         shutil.rmtree(parts, ignore_errors=True)
         first = next(iter(report.left_out.values()), "")
         raise BadInput(f"{source} holds no usable case among {len(cases)}; the first fails because {first}")
-    windows = _windows(usable, window, report, progress)
+    try:
+        windows = _windows(usable, window, report, progress)
+    except BadInput:
+        shutil.rmtree(parts, ignore_errors=True)
+        raise
     _assemble(parts / "store", usable, done, parts, resolution, seed, report, progress)
     info = dict(
         format=FORMAT,
@@ -116,9 +124,9 @@ def prepare(
         settings=settings,
         inputs=list(inputs.values()),
         left_out=report.left_out,
-        notes=report.notes,
     )
     (parts / "store" / "store.json").write_text(json.dumps(info, indent=1))
+    shutil.rmtree(parts / "old", ignore_errors=True)
     if out.exists():
         out.rename(parts / "old")
     (parts / "store").rename(out)
@@ -212,6 +220,8 @@ def _digest(*things) -> str:
 
 def _run(cases, inputs, parts, resolution, workers, report, progress) -> dict[str, dict]:
     """Prepare every case into `parts`; {case: its part's record} of those that worked."""
+    from concurrent.futures.process import BrokenProcessPool
+
     from tqdm import tqdm
 
     jobs = []
@@ -226,11 +236,17 @@ def _run(cases, inputs, parts, resolution, workers, report, progress) -> dict[st
         pool = Parallel(workers, return_as="generator_unordered")
         results = pool(delayed(_part)(*job, resolution) for job in jobs)
     done = {}
-    for name, record, trouble in tqdm(results, "prepare", len(jobs), unit=" cases", disable=not progress):
-        if trouble:
-            report.left_out[name] = trouble
-        else:
-            done[name] = record
+    try:
+        for name, record, trouble in tqdm(results, "prepare", len(jobs), unit=" cases", disable=not progress):
+            if trouble:
+                report.left_out[name] = trouble
+            else:
+                done[name] = record
+    except BrokenProcessPool:
+        raise BadInput(
+            "a process of prepare was ended from outside, most often for lack of memory; "
+            "give the same command with --workers 1, it goes on where this one stopped"
+        ) from None
     report.left_out = {c.name: report.left_out[c.name] for c in cases if c.name in report.left_out}
     return done
 

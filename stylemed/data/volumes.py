@@ -104,7 +104,7 @@ def find_cases(source) -> list[Case]:
 def _numbered(source: Path, kind: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     pattern = re.compile(rf"{kind}-(\w+)\.nii(\.gz)?", re.IGNORECASE)
-    for path in sorted(source.rglob("*.nii*")):
+    for path in sorted(source.rglob("*")):
         match = pattern.fullmatch(path.name)
         if not match:
             continue

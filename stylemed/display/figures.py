@@ -17,12 +17,14 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 from stylemed.latent.mixing import describe_level
 
 PANEL, TEXT, MUTED = "#15191e", "#eef1f4", "#a9b4bf"
 COLOR_A, COLOR_B = "#56b4e9", "#e69f00"  # Okabe and Ito: told apart with any colour vision
 LIVER, TUMOR = "#2fd6a3", "#f0e442"
+EDGE = [withStroke(linewidth=1.5, foreground="#000000")]  # keeps letters readable on bright pixels
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 DASHES = ("-", "--", "-.", ":")
 DPI = 200
@@ -118,7 +120,16 @@ def mixing_figure(a_images, b_images, grids: dict, window=None) -> Figure:
         sheet.heading(row, f"{describe_level(level, layers) if known else level} from B, all else from A")
         for i in range(len(a)):
             ax = sheet.slice(row, 0, a[i], frame=COLOR_A)
-            ax.text(0.04, 0.96, f"A{i + 1}", transform=ax.transAxes, color=COLOR_A, va="top", fontsize=size)
+            ax.text(
+                0.05,
+                0.95,
+                f"A{i + 1}",
+                transform=ax.transAxes,
+                color=COLOR_A,
+                va="top",
+                fontsize=size,
+                path_effects=EDGE,
+            )
             for k in range(len(b)):
                 sheet.slice(row, k + 1, grid[i, k])
             row += 1
@@ -147,7 +158,8 @@ def traversal_figure(
     images = images.reshape(len(images), len(steps), *images.shape[-2:])
     zero = int(np.flatnonzero(steps == 0)[0])
     hu = (window.hi - window.lo) / 2 if window is not None else 1.0
-    change = (images - images[:, zero, None]) * hu
+    seen = images.clip(-1, 1)  # as drawn
+    change = (seen - seen[:, zero, None]) * hu
     limit = _round_up(np.abs(change).max()) if limit is None else limit
     extra = 0 if originals is None else 1
     names = [f"slice {i + 1}" for i in range(len(images))] if names is None else names
@@ -297,7 +309,8 @@ class _Sheet:
                 (0.03, "R", "left"),
                 (0.97, "L", "right"),
             ):  # the patient's sides; air lies there
-                ax.text(x, 0.03, text, transform=ax.transAxes, color=MUTED, fontsize=size, ha=side, va="bottom")
+                style = {"color": MUTED, "fontsize": size, "ha": side, "va": "bottom", "path_effects": EDGE}
+                ax.text(x, 0.03, text, transform=ax.transAxes, **style)
         if frame is not None:
             box = Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, edgecolor=frame, clip_on=False)
             box.set_linewidth(self.gap * 0.8 * 72 / DPI)

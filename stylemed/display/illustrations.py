@@ -93,13 +93,9 @@ def random_generator(seed: int = 0, resolution: int = 64, latent_size: int = 256
 
 def _box(ax, x, y, width, height, text, face="white", edge=INK, size=9.5, weight="normal"):
     ax.add_patch(
-        FancyBboxPatch(
-            (x, y), width, height, boxstyle="round,pad=0.02,rounding_size=0.08", fc=face, ec=edge, lw=1.1
-        )
+        FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.02,rounding_size=0.08", fc=face, ec=edge, lw=1.1)
     )
-    ax.text(
-        x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=size, color=INK, weight=weight
-    )
+    ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=size, color=INK, weight=weight)
 
 
 def _arrow(ax, start, end, color=INK, width=1.2):
@@ -130,11 +126,7 @@ def generator_diagram(generator) -> Figure:
     ax.plot([2.1, 2.1], [0.98, top - 0.95], color=INK, lw=1.2)
     ax.text(5.95, top - 0.28, "noise", ha="center", va="center", fontsize=10, color=INK)
     ax.text(2.75, top - 0.28, "styles", ha="center", va="center", fontsize=10, color=INK)
-    named = {
-        layer: name
-        for name, part in levels(generator.resolution).items()
-        for layer in range(*part.indices(99))
-    }
+    named = {layer: name for name, part in levels(generator.resolution).items() for layer in range(*part.indices(99))}
     base, largest = generator.config["fmap_base"], generator.config["fmap_max"]
     for i, side in enumerate(generator.resolutions):
         y, level = top - 0.7 - 1.15 * (i + 0.75), named.get(2 * i, "fine")
@@ -202,9 +194,7 @@ def statistics_figure(stages: dict[str, torch.Tensor], channels: int = 3) -> Fig
     for row, (name, maps) in zip(axes, stages.items(), strict=True):
         for ax, one in zip(row, maps, strict=False):
             drawn = ax.imshow(one.detach().numpy(), cmap="gray", vmin=-5, vmax=5, interpolation="nearest")
-            ax.set_xlabel(
-                f"mean {float(one.mean()):.2f}, std {float(one.std(correction=0)):.2f}", fontsize=10.5
-            )
+            ax.set_xlabel(f"mean {float(one.mean()):.2f}, std {float(one.std(correction=0)):.2f}", fontsize=10.5)
             ax.set_xticks([])
             ax.set_yticks([])
         row[0].set_ylabel(name, fontsize=11)
@@ -256,9 +246,7 @@ def grey_grid(
         ax.set_yticks([])
         ax.set_frame_on(False)
     for i, (ax, image) in enumerate(zip(axes.flat, images, strict=False)):
-        drawn = ax.imshow(
-            image[0].numpy(), cmap="gray", vmin=limits[0], vmax=limits[1], interpolation="nearest"
-        )
+        drawn = ax.imshow(image[0].numpy(), cmap="gray", vmin=limits[0], vmax=limits[1], interpolation="nearest")
         if titles is not None and i < len(titles):
             ax.set_title(titles[i], fontsize=11)
     for ax, name in zip(axes[:, 0], row_labels or [], strict=False):
@@ -315,18 +303,14 @@ def components_for(points, share: float = 0.9) -> int:
     return int((power.cumsum(0) / power.sum() < share).sum()) + 1
 
 
-def reconstruction_figure(
-    real, again, window, limit: float = 100.0, names=("slice", "again"), titles=None
-) -> Figure:
+def reconstruction_figure(real, again, window, limit: float = 100.0, names=("slice", "again"), titles=None) -> Figure:
     """Images, what became of them, and the signed difference in HU: three rows, a column for each image.
 
     real, again [n, 1, R, R] in [-1, 1]; window: the Window they were made with; limit: end of the scale, HU.
     """
     real, again = as_slices(real), as_slices(again)
     head = 1.5 if titles is not None else 0.0
-    sheet = _Sheet(
-        real.shape[-1], len(real), [head, 0.0, 0.0], left=1.5, foot=_foot_lines(window, None) + 2.4
-    )
+    sheet = _Sheet(real.shape[-1], len(real), [head, 0.0, 0.0], left=1.5, foot=_foot_lines(window, None) + 2.4)
     for row, name in enumerate((*names, "difference")):
         sheet.row_label(row, name)
     for k in range(len(real)):
@@ -377,3 +361,100 @@ def objective_figure() -> Figure:
         ax.tick_params(labelsize=10)
     ax.legend(fontsize=10, frameon=False, loc="center right")
     return figure
+
+
+# ---- paper scale
+
+
+def schedule_figure(config, kimg: float) -> Figure:
+    """Resolution over images shown for a GanConfig: full colour while stable, pale while the next one fades in."""
+    from stylemed.training.schedule import stage
+
+    at = np.linspace(0, 1000 * kimg, 1500)
+    stages = [stage(int(nimg), config) for nimg in at]
+    side = np.array([s.resolution for s in stages])
+    alpha = np.array([s.alpha for s in stages])
+    figure = SlideFigure(figsize=(6.4, 3.0), dpi=150, layout="constrained")
+    ax = figure.subplots()
+    ax.step(at / 1000, side, where="post", color=INK, lw=1.5)
+    ax.fill_between(
+        at / 1000,
+        config.start_resolution / 2,
+        side,
+        where=alpha < 1,
+        step="post",
+        color=PALE["fine"],
+        label="fading in",
+    )
+    ax.set_yscale("log", base=2)
+    ax.set_yticks(sorted(set(side)), [f"{s}²" for s in sorted(set(side))])
+    ax.set_ylim(config.start_resolution / 2, 1.3 * max(side))
+    ax.set_xlabel("images shown, in thousands", fontsize=11)
+    ax.tick_params(labelsize=10)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(fontsize=10, frameon=False, loc="lower right")
+    return figure
+
+
+def network_sizes(config) -> dict[str, int]:
+    """Trainable numbers of generator, discriminator and encoder of a GanConfig; nothing is allocated."""
+    from stylemed.networks import Encoder
+
+    generator, discriminator = _on_paper(config)
+    with torch.device("meta"):
+        encoder = Encoder(config.resolution, config.channels, config.latent_size, generator.num_layers)
+    networks = {"generator": generator, "discriminator": discriminator, "encoder": encoder}
+    return {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
+
+
+def training_memory(config, batch: int) -> dict[str, float]:
+    """Estimate in GiB of what one GAN step holds at full resolution in float32; a lower bound, nothing is allocated.
+
+    "weights": both networks with gradients, two Adam moments each, and the averaged generator. "D step", "G step": what
+    the backward pass has to remember, counted with shapes only; the D step with R1. Work space is not included.
+    """
+    from stylemed.training.gan import discriminator_loss, generator_loss, r1_penalty
+
+    generator, discriminator = _on_paper(config)
+    numbers = [sum(p.numel() for p in network.parameters()) for network in (generator, discriminator)]
+    shape = (batch, config.channels, config.resolution, config.resolution)
+    reals = torch.empty(shape, device="meta", requires_grad=True)
+    fakes = torch.empty(shape, device="meta")
+    z = torch.empty(batch, config.latent_size, device="meta")
+
+    def d_step():
+        scores = discriminator(reals)
+        return discriminator_loss(scores, discriminator(fakes)) + r1_penalty(scores, reals)
+
+    def g_step():
+        return generator_loss(discriminator(generator(z)))
+
+    return {
+        "weights": (4 * sum(numbers) + numbers[0]) * 4 / 2**30,
+        "D step": _remembered(d_step) / 2**30,
+        "G step": _remembered(g_step) / 2**30,
+    }
+
+
+def _on_paper(config):
+    """Generator and discriminator of a GanConfig with shapes but without memory."""
+    from stylemed.networks import Discriminator, Generator
+
+    shared = {k: getattr(config, k) for k in ("resolution", "channels", "fmap_base", "fmap_max")}
+    with torch.device("meta"):
+        generator = Generator(**shared, latent_size=config.latent_size, mapping_layers=config.mapping_layers)
+        return generator, Discriminator(**shared, stddev_group=config.stddev_group)
+
+
+def _remembered(compute) -> int:
+    """Bytes that autograd keeps for the backward pass of what `compute` does, each storage once."""
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = (storage.nbytes(), storage)  # held, so that no address comes twice
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        compute()
+    return sum(size for size, _ in kept.values())

@@ -47,8 +47,9 @@ def png(image, size: int = LARGE, sides: bool = True) -> bytes:
     picture = Image.fromarray(np.kron(grey, np.ones((factor, factor), np.uint8)))
     if sides:
         draw, (width, height) = ImageDraw.Draw(picture), picture.size
-        draw.text((4, height - 3), "R", fill=190, anchor="ld")
-        draw.text((width - 4, height - 3), "L", fill=190, anchor="rd")
+        style = {"fill": 190, "font_size": max(10, width // 16), "stroke_width": 1, "stroke_fill": 0}
+        draw.text((4, height - 3), "R", anchor="ld", **style)
+        draw.text((width - 4, height - 3), "L", anchor="rd", **style)
     buffer = io.BytesIO()
     picture.save(buffer, format="png", optimize=True)
     return buffer.getvalue()
@@ -191,8 +192,8 @@ def _slider(description: str, count: int, start: int):
         max=count - 1,
         description=description,
         readout=False,
-        layout=_wide(),
-        style=_style(),
+        layout=ipywidgets.Layout(width="220px", max_width="100%"),  # a caption fits beside it on a phone
+        style={"description_width": "64px"},
     )
 
 
@@ -233,6 +234,10 @@ def _row(*children):
 
 def _column(children):
     return ipywidgets.VBox(children, layout=ipywidgets.Layout(max_width="100%"))
+
+
+def _narrow():  # leaves room for a caption beside it on a phone
+    return ipywidgets.Layout(width="220px", max_width="100%")
 
 
 def _wide():

@@ -32,13 +32,13 @@ def mixing_effect(a_images, b_images, grids: dict, inside, window) -> pd.DataFra
     image): `share BAND`, its part of the squared change (the shares add up to 1), and `to B BAND`, how far the
     mixed image went from A to B there: 0 = A, 1 = B (least squares).
     """
-    a = np.asarray(a_images, dtype=np.float64)[:, None]  # [na, 1, 1, R, R]
-    b = np.asarray(b_images, dtype=np.float64)[None]  # [1, nb, 1, R, R]
+    a = _seen(a_images)[:, None]  # [na, 1, 1, R, R]
+    b = _seen(b_images)[None]  # [1, nb, 1, R, R]
     hu = (window.hi - window.lo) / 2
     whole = band_split(b - a)
     rows = {}
     for level, grid in {**grids, "all": np.broadcast_to(b, (len(a), *b.shape[1:]))}.items():
-        change = np.asarray(grid, dtype=np.float64) - a  # [na, nb, 1, R, R]
+        change = _seen(grid) - a  # [na, nb, 1, R, R]
         mask = np.broadcast_to(np.asarray(inside, dtype=bool)[:, None, None], change.shape)
         size = np.abs(change) * hu
         row = {
@@ -65,7 +65,7 @@ def region_change(images, steps, labels, window) -> pd.DataFrame:
     `mean` = mean change in HU with its sign, `size` = mean |change| in HU, `slices` = how many slices hold the region.
     Every slice counts alike, however large its region.
     """
-    images, steps = np.asarray(images, dtype=np.float64)[:, :, 0], np.asarray(steps, dtype=float)
+    images, steps = _seen(images)[:, :, 0], np.asarray(steps, dtype=float)
     hu = (window.hi - window.lo) / 2
     unedited = int(np.flatnonzero(steps == 0)[0])
     change = (images - images[:, unedited, None]) * hu  # [B, S, R, R]
@@ -82,6 +82,11 @@ def region_change(images, steps, labels, window) -> pd.DataFrame:
             row = {"step": step, "region": region, "mean": signed[:, k].mean(), "size": size[:, k].mean()}
             rows.append(row | {"slices": len(present)})
     return pd.DataFrame(rows)
+
+
+def _seen(images) -> np.ndarray:
+    """Clipped to the window, as slices are: what a generator puts outside [-1, 1] can neither be seen nor compared."""
+    return np.asarray(images, dtype=np.float64).clip(-1, 1)
 
 
 def _mean(values: np.ndarray) -> float:

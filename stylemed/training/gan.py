@@ -66,9 +66,11 @@ class GanTrainer:
 
     def _new_optimizers(self) -> None:
         def adam(network):
-            return torch.optim.Adam(
-                network.parameters(), lr=self.now.learning_rate, betas=(self.config.beta1, self.config.beta2), foreach=True
-            )
+            noise = [p for name, p in network.named_parameters() if name.endswith("noise_strength")]
+            others = [p for name, p in network.named_parameters() if not name.endswith("noise_strength")]
+            groups = [{"params": others, "rate": 1.0}, {"params": noise, "rate": self.config.noise_rate}]
+            groups = [group for group in groups if group["params"]]
+            return torch.optim.Adam(groups, lr=0.0, betas=(self.config.beta1, self.config.beta2), foreach=True)
 
         self.optimizer_g, self.optimizer_d = adam(self.generator), adam(self.discriminator)
 
@@ -92,7 +94,8 @@ class GanTrainer:
         if (floor(before.lod), ceil(before.lod)) != (floor(self.now.lod), ceil(self.now.lod)):
             self._new_optimizers()  # a layer came or went: the moments are those of another network
         for optimizer in (self.optimizer_g, self.optimizer_d):
-            optimizer.param_groups[0]["lr"] = self.now.learning_rate
+            for group in optimizer.param_groups:
+                group["lr"] = self.now.learning_rate * group["rate"]
 
     def _reals(self, n: int) -> Tensor:
         """The next n real images, brought to the current size and faded as the generated ones are."""

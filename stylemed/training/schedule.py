@@ -34,6 +34,7 @@ class GanConfig:
     # optimisation
     learning_rate: dict[int, float] = field(default_factory=lambda: dict(PAPER_RATE))
     learning_rate_default: float = 0.001
+    noise_rate: float = 1.0  # learning rate of the noise strengths, as a multiple
     beta1: float = 0.0
     beta2: float = 0.99
     r1_gamma: float = 10.0

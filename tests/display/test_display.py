@@ -17,6 +17,8 @@ from stylemed.display import figures, widgets
 from stylemed.latent import Direction, mix
 from stylemed.networks import Generator
 
+torch.set_num_threads(1)
+
 WINDOW = SimpleNamespace(lo=-100.0, hi=250.0)
 rng = np.random.default_rng(0)
 

@@ -1,0 +1,228 @@
+"""Execution, comparison and acceptance, on a book of one tiny chapter."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stylemed import chapters
+from stylemed.errors import BadInput
+from stylemed.execution import ChapterFailed, read_profile, run_chapter, with_values
+from stylemed.publishing import html
+from stylemed.regression import accept, check, compare, read_metrics, tolerance
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def git(root, *arguments):
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *identity, *arguments], cwd=root, check=True, capture_output=True)
+
+
+def test_check_repeats_and_names_the_place(tiny_book, capsys):
+    with pytest.raises(BadInput, match="no baseline for the profile 'smoke'"):
+        check("smoke", tiny_book)
+    (tiny_book / ".gitignore").write_text("_build/\n")
+    git(tiny_book, "init", "-q")
+    with pytest.raises(BadInput, match="git"):
+        accept("smoke", root=tiny_book)
+    git(tiny_book, "add", "-A")
+    git(tiny_book, "commit", "-q", "-m", "first")
+    file = accept("smoke", root=tiny_book)
+    content = json.loads(file.read_text())
+    assert content["chapters"]["01_one"]["answer"] == pytest.approx({"value": 3.0, "tolerance": 0.4})
+    assert content["chapters"]["01_one"]["fixed"]["tolerance"] < 1e-4
+    assert content["made"]["cpu"] and content["made"]["threads"] == 1 and content["made"]["versions"]["python"]
+    assert "(new) -> 3 ± 0.4" in capsys.readouterr().out
+    with pytest.raises(BadInput, match="not clean"):
+        accept("smoke", root=tiny_book)
+
+    assert check("smoke", tiny_book) == []
+    first = read_metrics(tiny_book / "_build" / "smoke-check")
+    assert check("smoke", tiny_book) == []
+    assert read_metrics(tiny_book / "_build" / "smoke-check") == first
+
+    content["chapters"]["01_one"]["fixed"]["value"] = 8
+    file.write_text(json.dumps(content))
+    capsys.readouterr()
+    (difference,) = check("smoke", tiny_book)
+    assert (difference.chapter, difference.metric, difference.old, difference.new) == ("01_one", "fixed", 8, 7)
+    assert "01_one: fixed: 8 -> 7" in capsys.readouterr().out
+
+
+def test_gone_new_and_missing_numbers_are_differences():
+    baseline = {"chapters": {"01": {"a": {"value": 1.0, "tolerance": 0.1}, "b": {"value": None, "tolerance": 0.0}}}}
+    assert compare({"01": {"a": 1.05, "b": None}}, baseline) == []
+    why = {(d.metric, d.why) for d in compare({"01": {"b": 2.0, "c": 1.0}}, baseline)}
+    assert why == {("a", "is gone"), ("b", "left its tolerance"), ("c", "is new")}
+    assert len(compare({}, baseline)) == 2
+    assert len(compare({"01": {"a": None, "b": None}}, baseline)) == 1
+
+
+def test_tolerance_comes_from_the_spread():
+    assert tolerance([1.0, 1.5, 0.9]) == pytest.approx(1.2)
+    assert tolerance([100.0, 100.0, 100.0]) == pytest.approx(1e-4)
+    assert tolerance([None, None, None]) == 0.0
+
+
+def test_two_seeds_are_too_few(tiny_book):
+    with pytest.raises(BadInput, match="at least 3"):
+        accept("smoke", seeds=2, root=tiny_book)
+
+
+def test_unknown_parameter_is_named_with_its_chapter(tiny_book):
+    file = tiny_book / "book" / "profiles" / "smoke.yaml"
+    file.write_text(file.read_text().replace("size: 3", "sise: 3"))
+    with pytest.raises(BadInput, match="'sise' for 01_one.*size"):
+        run_chapter("01_one", read_profile("smoke", tiny_book), tiny_book / "_build" / "smoke", root=tiny_book)
+    file.write_text(file.read_text().replace("01_one", "09_none"))
+    with pytest.raises(BadInput, match="09_none"):
+        read_profile("smoke", tiny_book)
+    with pytest.raises(BadInput, match="Unknown profile 'none'; there are: smoke"):
+        read_profile("none", tiny_book)
+
+
+def test_a_failing_cell_is_told_in_short_and_kept(tiny_book):
+    file = tiny_book / "book" / "01_one.ipynb"
+    file.write_text(file.read_text().replace("print(size)", "print(no_such_name)"))
+    build = tiny_book / "_build" / "smoke"
+    with pytest.raises(ChapterFailed, match=r"01_one, cell 5 .*NameError: name 'no_such_name'"):
+        run_chapter("01_one", read_profile("smoke", tiny_book), build, root=tiny_book, quiet=True)
+    assert (build / "failed" / "01_one.failed.ipynb").is_file()
+    assert not (build / "executed" / "01_one.ipynb").exists() and not (build / "runs" / "01_one.json").exists()
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "stylemed", "book", "run", "--profile", "smoke"]
+    answer = subprocess.run(command, cwd=tiny_book, env=env, capture_output=True, text=True)
+    assert answer.returncode == 1 and "NameError" in answer.stderr and "Traceback" not in answer.stderr
+
+
+def test_published_copy_and_page(tiny_book):
+    build = tiny_book / "_build" / "smoke"
+    profile = read_profile("smoke", tiny_book)
+    run = run_chapter("01_one", profile, build, root=tiny_book, quiet=True)
+    assert run["parameters"] == {"size": 3, "profile": "smoke"} and run["peak_memory_mb"] > 20
+    text = (build / "executed" / "01_one.ipynb").read_text()
+    assert "size = 3  # type: int" in text and "papermill" not in text.replace("application/papermill.record", "")
+    page = html("smoke", tiny_book)
+    built = (page.parent / "book" / "01_one.html").read_text()
+    assert "It is 3.00." in built
+    assert "01_one" in (page.parent / "book" / "status.html").read_text()
+
+
+def test_values_are_put_into_the_parameters_cell():
+    source = 'profile = "cpu"  # type: str\nkimg = 8.0  # type: float\nsource: str = ""'
+    changed = with_values(source, {"profile": "smoke", "kimg": 0.5, "source": "a b", "other": 1})
+    assert changed == 'profile = "smoke"  # type: str\nkimg = 0.5  # type: float\nsource: str = "a b"'
+
+
+# ---- what a chapter calls -------------------------------------------------------------------------------
+
+
+def test_inputs_refuse_nonsense(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="Unknown profile 'huge'; there are: smoke"):
+        chapters.inputs("huge", needs=[])
+    with pytest.raises(BadInput, match="Unknown input 'judge'"):
+        chapters.inputs("smoke", needs=["judge"])
+
+
+def test_record_takes_numbers_only(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    chapters.inputs("smoke", needs=[])
+    chapters.record("01_x", a=1, b=float("nan"))
+    chapters.record("01_x", c=2.5)
+    kept = json.loads((tmp_path / "_build" / "smoke" / "metrics" / "01_x.json").read_text())
+    assert kept == {"a": 1, "b": None, "c": 2.5}
+    with pytest.raises(BadInput, match="'name' is a str"):
+        chapters.record("01_x", name="three")
+
+
+# ---- make -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A copy in which everything looks freshly made; `outdated()` asks make what it would do."""
+    copy = tmp_path / "copy"
+    (copy / "book").mkdir(parents=True)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "_config.yml", "_toc.yml"):
+        shutil.copy(ROOT / name, copy)
+    shutil.copytree(ROOT / "book" / "profiles", copy / "book" / "profiles")
+    (copy / "book" / "_static").mkdir()
+    (copy / "stylemed" / "data").mkdir(parents=True)
+    (copy / "stylemed" / "data" / "a.py").write_text("")
+    (copy / "book" / "intro.md").write_text("# x\n")
+    clock = iter(range(1, 100))
+
+    def touch(path, content=None):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if content is not None or not path.exists():
+            path.write_text(content or "")
+        at = 1_700_000_000 + 10 * next(clock)
+        os.utime(path, (at, at))
+
+    numbers = [f"0{i}_x" for i in range(1, 8)]
+    for name in numbers:
+        (copy / "book" / f"{name}.ipynb").write_text("{}")
+    for path in copy.rglob("*"):
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    touch(copy / ".venv" / ".installed")
+    build = copy / "_build" / "smoke"
+    artifacts = {"01": "store/store.json", "03": "gan/generator.safetensors", "04": "encoder/encoder.safetensors"}
+
+    def outdated():
+        answer = subprocess.run(["make", "-n", "book", "PROFILE=smoke"], cwd=copy, capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stderr
+        lines = [line.split() for line in answer.stdout.splitlines() if "book run" in line]
+        return sorted(line[-1][:2] for line in lines), "book html" in answer.stdout
+
+    outdated()  # writes the lists
+    for path in (copy / "_build").rglob("*.list"):
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    for name in numbers:
+        touch(build / "executed" / f"{name}.ipynb")
+        if name[:2] in artifacts:
+            touch(build / "artifacts" / artifacts[name[:2]])
+        touch(build / "runs" / f"{name}.json")
+    touch(build / "html" / "index.html")
+    return copy, outdated
+
+
+def test_make_reuses_what_is_done(made):
+    assert made[1]() == ([], False)
+
+
+@pytest.mark.parametrize(
+    ("edited", "runs"),
+    [
+        ("book/01_x.ipynb", ["01", "03", "04", "05", "06"]),
+        ("book/03_x.ipynb", ["03", "04", "05", "06"]),
+        ("book/06_x.ipynb", ["06"]),
+        ("book/02_x.ipynb", ["02"]),
+        ("book/intro.md", []),
+        ("stylemed/data/a.py", ["01", "02", "03", "04", "05", "06", "07"]),
+        ("book/profiles/smoke.yaml", ["01", "02", "03", "04", "05", "06", "07"]),
+    ],
+)
+def test_make_runs_what_an_edit_touches(made, edited, runs):
+    os.utime(made[0] / edited)
+    assert made[1]() == (runs, True)
+
+
+def test_make_notices_deleted_files_and_artifacts(made):
+    copy, outdated = made
+    (copy / "_build" / "smoke" / "artifacts" / "gan" / "generator.safetensors").unlink()
+    assert outdated() == (["03", "04", "05", "06"], True)
+    (copy / "stylemed" / "data" / "b.py").write_text("")
+    outdated()
+    (copy / "stylemed" / "data" / "b.py").unlink()
+    assert outdated()[0] == ["01", "02", "03", "04", "05", "06", "07"]
+
+
+def test_make_names_the_profiles(made):
+    answer = subprocess.run(["make", "book", "PROFILE=none"], cwd=made[0], capture_output=True, text=True)
+    assert answer.returncode == 2 and 'unknown profile "none"' in answer.stderr and "smoke" in answer.stderr

@@ -1,0 +1,168 @@
+"""What every chapter's source has to look like."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stylemed.chapters import MAKES, RESOLUTIONS, USES, colab_setup, repository
+from stylemed.execution import chapter_names, chapter_parameters, read_profile
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = chapter_names(ROOT)
+PROFILES = sorted(file.stem for file in (ROOT / "book" / "profiles").glob("*.yaml"))
+
+
+def cells(name, kind=None):
+    found = json.loads((ROOT / "book" / f"{name}.ipynb").read_text())["cells"]
+    return [cell | {"source": "".join(cell["source"])} for cell in found if kind is None or cell["cell_type"] == kind]
+
+
+def tags(cell):
+    return cell["metadata"].get("tags", [])
+
+
+def defaults(name):
+    scope = {}
+    exec(cells(name, "code")[0]["source"], scope)
+    return {key: value for key, value in scope.items() if not key.startswith("__")}
+
+
+def test_toc_names_every_page():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    listed = [toc["root"]] + [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
+    there = {f"book/{file.stem}" for pattern in ("*.ipynb", "*.md") for file in (ROOT / "book").glob(pattern)}
+    assert set(listed) == there
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_come_first(name):
+    code = cells(name, "code")
+    assert [i for i, cell in enumerate(code) if "parameters" in tags(cell)] == [0]
+    for line in code[0]["source"].splitlines():
+        assert re.fullmatch(r"\w+ = [^#]+  # type: .+", line), line
+    assert defaults(name)["profile"] == "cpu"
+    assert defaults(name)["seed"] == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_colab_cell_is_the_one(name):
+    code = cells(name, "code")
+    assert [i for i, cell in enumerate(code) if "colab" in tags(cell)] == [1]
+    assert code[1]["source"] == colab_setup(ROOT)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cells_are_short_and_clean(name):
+    for cell in cells(name, "code"):
+        assert len(cell["source"].splitlines()) <= 15, cell["source"]
+        assert cell["outputs"] == [] and cell["execution_count"] is None
+        assert not {"execution", "papermill"} & cell["metadata"].keys()
+        assert "injected-parameters" not in tags(cell)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_chapter_begins_with_a_contract(name):
+    first = cells(name)[0]
+    assert first["cell_type"] == "markdown" and first["source"].startswith("# ")
+    opening = first["source"] + cells(name)[1]["source"]
+    for word in ("Hardware", "Time", "Data"):
+        assert word in opening, f"{name} does not say its {word.lower()}"
+    assert any("chapters.inputs(profile" in cell["source"] for cell in cells(name, "code"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figures_have_caption_and_alt_text(name):
+    labels = []
+    for cell in cells(name, "code"):
+        rendering = cell["metadata"].get("mystnb", {})
+        if "figure" in rendering or "image" in rendering:
+            assert len(rendering["image"]["alt"]) > 20, cell["source"]
+            assert len(rendering["figure"]["caption"]) > 20, cell["source"]
+            labels.append(rendering["figure"]["name"])
+    assert len(labels) == len(set(labels))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prose_holds_no_typed_result(name):
+    """Numbers that the chapter measures come by glue; these are the ones a hurried author would type."""
+    typed = re.compile(
+        r"(AUC|accuracy|Dice|SSIM|PSNR|error|FID)\b[^.\n`{]{0,25}\b(is|of|was|=|:|reaches)\s*\d+[.,]\d"
+        r"|\b(took|takes) \d+(\.\d+)? (seconds|minutes)",
+        re.IGNORECASE,
+    )
+    for cell in cells(name, "markdown"):
+        found = typed.search(cell["source"])
+        assert found is None, found.group()
+
+
+def test_no_result_is_glued_twice():
+    """A name that is recorded is glued by that; glueing it again would be ambiguous."""
+    for name in NAMES:
+        text = "\n".join(cell["source"] for cell in cells(name, "code"))
+        glued = re.findall(r'chapters\.glue\(\s*"(\w+)"', text)
+        recorded = {key for call in re.findall(r"chapters\.record\((.*?)\)\n", text + "\n", re.S)
+                    for key in re.findall(r"\b(\w+)=", call)}  # fmt: skip
+        assert len(glued) == len(set(glued)), name
+        assert not set(glued) & recorded, name
+
+
+# ---- profiles -------------------------------------------------------------------------------------------
+
+
+def test_profiles_are_the_agreed_ones():
+    assert set(PROFILES) == {"smoke", "cpu", "colab", "gpu"} == set(RESOLUTIONS)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_parameter_exists(profile):
+    settings = read_profile(profile, ROOT)
+    assert settings.name == profile and settings.description and settings.hours
+    for name in NAMES:
+        given = chapter_parameters(name, settings, ROOT)
+        for key, value in given.items():
+            wanted = defaults(name)[key]
+            same = isinstance(value, type(wanted)) or isinstance(wanted, float) and isinstance(value, int)
+            assert value is None or same, f"{profile}: {name}: {key} is {value!r}, the chapter has {wanted!r}"
+
+
+def test_cpu_profile_is_what_the_chapters_say():
+    settings = read_profile("cpu", ROOT)
+    for name in NAMES:
+        said = {key: value for key, value in defaults(name).items() if key not in ("profile", "seed")}
+        assert settings.chapters.get(name, {}) == said, name
+
+
+# ---- one source -----------------------------------------------------------------------------------------
+
+
+def test_address_has_one_source():
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    assert config["repository"]["url"] == repository(ROOT)
+    assert repository(ROOT) in colab_setup(ROOT)
+
+
+def test_makefile_knows_the_same_dependencies():
+    text = (ROOT / "Makefile").read_text()
+    rules = {}
+    for user, used in re.findall(r"^\$\(call done,(\d\d)\): \$\(call done,(\d\d)\)", text, re.M):
+        rules.setdefault(user, []).append(used)
+    assert {user: tuple(used) for user, used in rules.items()} == USES
+    assert set(re.findall(r"^\$\(call lost,\S+,(\d\d)\)", text, re.M)) == set(MAKES)
+
+
+def test_configuration_keys_that_matter():
+    """Unknown keys in _config.yml raise nothing, so a misspelt one would go unnoticed."""
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    sphinx = config["sphinx"]["config"]
+    assert config["sphinx"]["recursive_update"] is True  # without it theme options delete the launch buttons
+    assert config["only_build_toc_files"] is True
+    assert {".venv", "_build", "README.md", ".git"} <= set(config["exclude_patterns"])
+    assert config["launch_buttons"]["colab_url"].startswith("https://colab")
+    assert not (ROOT / "_static").exists()
+    static = ROOT / sphinx["html_static_path"][0]
+    files = [sphinx["mathjax_path"], *sphinx["nb_ipywidgets_js"], *sphinx["html_css_files"], *sphinx["html_js_files"]]
+    assert [name for name in files if not (static / name).is_file()] == []
+    assert 'html[data-theme="dark"] .bd-content img { filter: none; }' in (static / "book.css").read_text()

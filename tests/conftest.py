@@ -1,0 +1,27 @@
+"""Fixtures for all tests. Outside material is found by STYLEMED_SAMPLE and STYLEMED_REFERENCE, and done without."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def no_build_of_someone_else(monkeypatch):
+    """A run of the book sets this for its kernels; a test must never write there."""
+    monkeypatch.delenv("STYLEMED_BUILD", raising=False)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def python_env() -> dict[str, str]:
+    """An environment in which a child process finds this package, wherever it runs."""
+    env = {k: v for k, v in os.environ.items() if k != "STYLEMED_BUILD"}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH", "")]))
+    return env

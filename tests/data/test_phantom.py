@@ -1,0 +1,83 @@
+"""The phantom: the same patients everywhere, and bodies whose organs are where they belong."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import ndimage
+
+from stylemed.data import find_cases, make_phantom, read_case
+from stylemed.data.phantom import draw_anatomy, draw_look, noise, scan
+
+
+@pytest.fixture(scope="module")
+def volumes(phantom):
+    return [read_case(case) for case in find_cases(phantom)]
+
+
+def test_same_seed_same_patients(phantom, tmp_path):
+    """Whoever else is made, in however many processes, under whatever split."""
+    again = make_phantom(tmp_path / "p", 1, test_patients=1, size=64, slices=20, workers=2, progress=False)
+    for name in ("volume-1.nii.gz", "segmentation-2.nii.gz", "volume-2.nii.gz"):
+        assert (again / name).read_bytes() == (phantom / name).read_bytes()
+    assert list(pd.read_csv(again / "volumes.csv")["split"]) == ["train", "test"]
+    other = make_phantom(tmp_path / "q", 1, size=64, slices=20, seed=1, progress=False)
+    assert (other / "volume-1.nii.gz").read_bytes() != (phantom / "volume-1.nii.gz").read_bytes()
+
+
+def test_the_same_call_makes_nothing_new(phantom, capsys):
+    before = (phantom / "volume-1.nii.gz").stat().st_mtime_ns
+    make_phantom(phantom, 4, test_patients=2, size=64, slices=20)
+    assert (phantom / "volume-1.nii.gz").stat().st_mtime_ns == before and "already" in capsys.readouterr().out
+
+
+def test_the_same_body_at_every_size():
+    one = draw_anatomy(0, 3)
+    look = draw_look(0, 3, one)
+    look.slices, look.slice_mm = 10, 18.0
+    small, large = (scan(one, look, size, np.random.default_rng(0))[1] for size in (64, 128))
+    reduced = large.reshape(10, 64, 2, 64, 2).max(axis=(2, 4)) > 0
+    dice = 2 * (reduced & (small > 0)).sum() / (reduced.sum() + (small > 0).sum())
+    assert dice > 0.93
+
+
+def test_organs_are_where_they_belong(volumes):
+    for v in volumes:
+        liver = v.labels > 0
+        _, y, x = ndimage.center_of_mass(liver)
+        assert x < 0.45 * v.hu.shape[2], "the liver is the patient's right, the image's left"
+        share = liver.sum(axis=(1, 2)) / liver[0].size
+        assert 0.09 < share.max() < 0.24 and share[0] < 0.5 * share.max()
+        assert 70 < np.median(v.hu[v.labels == 1]) < 145
+        middle = v.hu[:, :, v.hu.shape[2] // 2 - 3 : v.hu.shape[2] // 2 + 3]
+        assert (middle[:, v.hu.shape[1] // 2 :] > 200).any(axis=(1, 2)).all(), "spine behind the middle of every slice"
+        assert np.median(v.hu[:, :2]) < -900, "air around the body"
+        assert (v.hu[-1] < -700).mean() > (v.hu[0] < -700).mean(), "lungs are at the head's end"
+        pieces, n = ndimage.label(liver)
+        assert np.bincount(pieces.ravel())[1:].max() > 0.97 * liver.sum(), "one liver"
+        centres = np.array([ndimage.center_of_mass(s) for s in liver if s.sum() > 60])
+        assert np.abs(np.diff(centres, axis=0)).max() < 9, "neighbouring slices belong together"
+
+
+def test_tumors_are_inside_livers_of_odd_patients(volumes, phantom):
+    truth = pd.read_csv(phantom / "truth.csv")
+    lesions = pd.read_csv(phantom / "lesions.csv")
+    for i, v in enumerate(volumes, start=1):
+        tumor = v.labels == 2
+        assert tumor.any() == (i % 2 == 1)
+        around = ndimage.binary_dilation(tumor, ndimage.generate_binary_structure(3, 1)) & ~tumor
+        assert not tumor.any() or (v.labels[around] == 1).mean() > 0.7
+        mine = truth[truth["volume"] == i]
+        assert list(mine["tumor_px"]) == list(tumor.sum(axis=(1, 2)))
+        assert list(mine["liver_px"]) == list((v.labels > 0).sum(axis=(1, 2)))
+        assert mine["tumors"].iloc[0] == ((lesions["volume"] == i) & (lesions["tumor"] == 1)).sum()
+    assert (lesions.loc[lesions["kind"] == "cyst", "tumor"] == 0).all()
+
+
+def test_noise_has_its_strength_and_texture():
+    rng = np.random.default_rng(0)
+    fine = noise(rng, (4, 256, 256), 0.75, 0.33, 18.0)
+    coarse = noise(rng, (4, 64, 64), 5.6, 0.33, 18.0)
+    assert fine.std() == pytest.approx(18, rel=0.05) and coarse.std() < 0.5 * fine.std()
+    neighbours = (fine[:, :, 1:] * fine[:, :, :-1]).mean() / fine.var()
+    assert neighbours > 0.3, "a scanner's noise is correlated"
+    assert abs((fine[0] * fine[1]).mean()) < 0.05 * fine.var(), "but not from slice to slice"

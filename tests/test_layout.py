@@ -1,0 +1,121 @@
+"""Imports run one way, light modules stay light, and no file names a registry or a folder of some machine."""
+
+import ast
+import re
+import subprocess
+import sys
+
+import pytest
+
+ORDER = [
+    "errors",
+    "data",
+    "networks",
+    "training",
+    "latent",
+    "evaluation",
+    "display",
+    "pretrained",
+    "studies",
+    "chapters",
+    "execution",
+    "publishing",
+    "regression",
+    "cli_book",
+    "cli",
+    "__main__",
+]
+# Files whose text is searched; what other projects wrote is left alone.
+TEXT = {".py", ".md", ".toml", ".txt", ".yml", ".yaml", ".ipynb", ".cff", ".css", ".js", ".json", ""}
+SKIPPED = {".git", ".venv", "_build", "vendor", "__pycache__", ".pytest_cache", ".ruff_cache", "data", "runs"}
+
+
+def modules(root):
+    return sorted((root / "stylemed").rglob("*.py"))
+
+
+def room(root, file):
+    """The part of the package a file belongs to: `data`, `cli`, …"""
+    return file.relative_to(root / "stylemed").parts[0].removesuffix(".py")
+
+
+def imported_rooms(tree, package):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [base])])
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "stylemed" and len(parts) > 1 and parts[1] in ORDER:
+                yield parts[1]
+
+
+def test_every_module_has_its_place_in_the_order(root):
+    assert {room(root, file) for file in modules(root)} - {"__init__"} <= set(ORDER)
+
+
+def test_imports_run_one_way(root):
+    back = []
+    for file in modules(root):
+        here = room(root, file)
+        if here == "__init__":
+            continue
+        package = list(file.relative_to(root).with_suffix("").parts[:-1])
+        for there in imported_rooms(ast.parse(file.read_text()), package):
+            if ORDER.index(there) > ORDER.index(here):
+                back.append(f"{file.relative_to(root)} imports stylemed.{there}")
+    assert back == []
+
+
+def test_networks_know_nothing_of_data_and_training(root):
+    for file in (root / "stylemed" / "networks").glob("*.py"):
+        package = list(file.relative_to(root).with_suffix("").parts[:-1])
+        assert set(imported_rooms(ast.parse(file.read_text()), package)) <= {"networks", "errors"}, file
+
+
+@pytest.mark.parametrize(
+    "module", ["cli", "chapters", "data", "data.volumes", "data.phantom", "data.store", "execution", "regression"]
+)
+def test_light_modules_import_neither_torch_nor_monai(module, python_env):
+    code = f"import sys, stylemed.{module}; print([m for m in ('torch', 'monai') if m in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], env=python_env, capture_output=True, text=True)
+    assert answer.stdout.strip() == "[]", answer.stderr
+
+
+def own_files(root):
+    for path in sorted(root.rglob("*")):
+        parts = path.relative_to(root).parts
+        if SKIPPED & set(parts) or any(part.endswith(".egg-info") for part in parts):
+            continue
+        if path.is_file() and path.suffix in TEXT:
+            yield path
+
+
+def test_no_registry_and_no_machine_is_named(root):
+    hosts = [
+        "pypi" + ".org",
+        "python" + "hosted",
+        "pytorch.org" + "/whl",
+        "conda.anaconda" + ".org",
+        "registry.npm" + "js",
+    ]
+    words = re.compile("|".join(map(re.escape, hosts)) + r"|(?<![\w.])/(?:home|root|work|Users)/\w|/tmp/bash")
+    found = []
+    for path in own_files(root):
+        if path.name == "test_layout.py":
+            continue
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+            if words.search(line):
+                found.append(f"{path.relative_to(root)}:{number}: {line.strip()[:100]}")
+    assert found == []
+
+
+def test_files_stay_readable(root):
+    long = {str(file.relative_to(root)): n for file in modules(root) if (n := len(file.read_text().splitlines())) > 520}
+    assert long == {}

@@ -283,6 +283,8 @@ def child() -> None:
 
 def _what_failed(name: str, failed: Path, log: Path, root: Path) -> str:
     cells = json.loads(failed.read_text())["cells"] if failed.is_file() else []
+    added = {"injected-parameters", "papermill-error-cell-tag"}  # by papermill, not by the author
+    cells = [cell for cell in cells if not added & set(cell["metadata"].get("tags", []))]
     for number, cell in enumerate(cells, 1):
         for output in cell.get("outputs", []):
             if output.get("output_type") == "error":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -73,12 +74,13 @@ def _sphinx(source: Path, log: Path) -> None:
     command = Path(sys.executable).parent / "jupyter-book"
     env = dict(os.environ)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE.parent), env.get("PYTHONPATH", "")]))
-    env["OMP_NUM_THREADS"] = "1"
+    env |= {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
     arguments = [str(command), "build", str(source), "-W", "-n", "--keep-going", "--all", "--quiet"]
     with log.open("w") as file:
         code = subprocess.run(arguments, stdout=file, stderr=subprocess.STDOUT, env=env, check=False).returncode
     if code != 0:
-        lines = log.read_text().splitlines()
+        text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text())
+        lines = text.replace(f"{source}{os.sep}", "").splitlines()
         said = [line for line in lines if "WARNING" in line or "ERROR" in line or "Error" in line]
         raise BuildFailed("the pages did not build without warnings:\n  " + "\n  ".join(said or lines[-15:]))
 

@@ -243,7 +243,8 @@ def stomach(canvas, inner, dome, grain, slow):
     canvas.paint(d, a.hu["bowel_wall"], label=BACKGROUND)
     lumen = d + 4.5 + fold
     canvas.paint(lumen, a.stomach_hu + 14 * grain - 160 * np.clip(grain - 1.3, 0, 1))
-    level = p[1] - (centre[1] - radii[1] + 2 * radii[1] * a.stomach_gas)
+    y = canvas.axes[1].astype(np.float32)[None, :, None]  # not warped: the level stays flat
+    level = y - (centre[1] - radii[1] + 2 * radii[1] * a.stomach_gas)
     canvas.paint(np.maximum(lumen, level), -960.0)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from stylemed.data import anatomy as an
 from stylemed.errors import BadInput
 
-KINDS = ("hypodense", "hypodense", "necrotic", "rim", "hyperdense", "calcified")
+KINDS = ("hypodense",) * 9 + ("necrotic",) * 4 + ("rim",) * 3 + ("hyperdense", "calcified") * 2  # as often as listed
 KERNELS = {"soft": (0.55, 0.33), "sharp": (0.35, 0.55)}  # point spread (sigma, mm), noise roll-off (1/mm)
 
 
@@ -243,7 +243,7 @@ def make_phantom(
     return out
 
 
-VERSION = 2  # of the anatomy: raised when the same seed gives other patients
+VERSION = 3  # of the anatomy: raised when the same seed gives other patients
 LESION_COLUMNS = ["volume", "patient", "kind", "tumor", "x_mm", "y_mm", "z_mm", "diameter_mm", "hu", "irregular"]
 
 

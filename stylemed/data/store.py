@@ -498,6 +498,12 @@ class SliceDataset:
         self.store = store
         self.rows = store.select(split, **select)
         self.resolution = store.resolution
+        # What travels with weights trained on these slices.
+        self.metadata = {
+            "windows": {name: {"lo": window.lo, "hi": window.hi} for name, window in store.windows.items()},
+            "store": store.digest,
+            "split": split,
+        }
         if not len(self.rows):
             raise BadInput(
                 f"{store.path} holds no slice of split {split or 'any'} with {select or 'any label'}; "

@@ -27,7 +27,7 @@ INK = "#222222"
 
 @torch.no_grad()
 def noise_footprints(generator, w_plus, size: float = 3.0) -> dict[int, np.ndarray]:
-    """Where the image changes when one value of one noise map changes: {resolution: |change| [R, R]}.
+    """Where the image changes when one value of one noise map changes: {resolution: change [R, R]}.
 
     The value in the middle of the first map at each resolution is raised by `size`; w_plus [1, L, latent].
     """

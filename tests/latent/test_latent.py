@@ -24,6 +24,7 @@ from stylemed.latent import (
     traverse,
     walk,
 )
+from stylemed.latent import direction as direction_module
 from stylemed.latent.effects import band_split
 from stylemed.latent.mixing import describe_level, layers_of
 from stylemed.networks import Encoder, Generator
@@ -37,6 +38,11 @@ WINDOW = SimpleNamespace(lo=-100.0, hi=250.0)
 def generator():
     torch.manual_seed(0)
     return Generator(resolution=32, latent_size=16, mapping_layers=2, fmap_base=128, fmap_max=16).eval()
+
+
+@pytest.fixture(autouse=True)
+def few_strengths(monkeypatch):
+    monkeypatch.setattr(direction_module, "STRENGTHS", (0.01, 1.0))  # the choice is made all the same, and sooner
 
 
 def planted(patients=30, slices=8, latent=24, layers=6, seed=0, effect=3.0):

@@ -81,7 +81,7 @@ def test_paper_schedule():
 def test_average_decays_by_half_life_and_ramps_up():
     assert math.isclose(ema_beta(10**6, 32, GanConfig()), 0.5 ** (32 / 10_000))
     ramped = gan_config("ct-64", 64)
-    assert math.isclose(ema_beta(1000, 16, ramped), 0.5 ** (16 / 100))
+    assert math.isclose(ema_beta(1000, 8, ramped), 0.5 ** (8 / 100))
     assert ema_beta(0, 16, ramped) < 1e-6
 
 

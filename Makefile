@@ -30,7 +30,7 @@ PROFILE_FILE := book/profiles/$(PROFILE).yaml
 # chapter whose artifacts it uses is newer. The lists are files too, so that a deleted file counts.
 
 PACKAGE := $(sort $(shell find stylemed -type f -not -path '*/__pycache__/*' -not -name '.*'))
-PAGES := $(sort _config.yml _toc.yml $(shell find book -maxdepth 1 -name '*.md' -o -maxdepth 1 -name '*.bib') $(shell find book/_static book/results -type f 2>/dev/null))
+PAGES := $(sort _config.yml _toc.yml $(shell find book -maxdepth 1 -name '*.md' -o -maxdepth 1 -name '*.bib') $(shell find book/_static book/_extra book/results -type f 2>/dev/null))
 CHAPTERS := $(patsubst book/%.ipynb,%,$(sort $(wildcard book/[0-9][0-9]_*.ipynb)))
 EXECUTED := $(CHAPTERS:%=$(BUILD)/executed/%.ipynb)
 done = $(filter $(BUILD)/executed/$(1)_%,$(EXECUTED))

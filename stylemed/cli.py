@@ -112,7 +112,7 @@ def prepare(
         ),
     ] = None,
     include: Annotated[
-        str | None, typer.Option(metavar="GLOB", help="Only volumes whose file name matches.", show_default=False)
+        str | None, typer.Option(metavar="GLOB", help="Only volumes whose file name matches; several patterns are separated by commas.", show_default=False)
     ] = None,
     exclude: Annotated[
         str | None, typer.Option(metavar="GLOB", help="No volumes whose file name matches.", show_default=False)
@@ -414,8 +414,8 @@ def _generator(name: str):
 def _window(metadata: dict):
     from stylemed.data.store import Window
 
-    window = metadata.get("window")
-    return Window(window["lo"], window["hi"]) if window else None
+    windows = list((metadata.get("windows") or {}).values())  # one for each modality the generator has learned
+    return Window(**windows[0]) if windows else None
 
 
 def _random_styles(network, count: int, psi: float, seed: int):

@@ -62,7 +62,8 @@ def write_source(source: Path, profile: Profile, root: Path, build: Path) -> Non
     shutil.copy(root / "_toc.yml", source)
     for page in [*(root / "book").glob("*.md"), *(root / "book").glob("*.bib")]:
         shutil.copy(page, source / "book")
-    shutil.copytree(root / "book" / "_static", source / "book" / "_static")
+    for folder in ("_static", "_extra"):
+        shutil.copytree(root / "book" / folder, source / "book" / folder)
     for name in chapter_names(root):
         shutil.copy(build / "executed" / f"{name}.ipynb", source / "book")
     (source / "book" / "status.md").write_text(status_page(profile, build))
@@ -119,3 +120,21 @@ def status_page(profile: Profile, build: Path) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+# ---- as a Sphinx extension ------------------------------------------------------------------------------
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """`_config.yml` names this module as an extension."""
+    app.connect("html-page-context", _without_thebe, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _without_thebe(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """There is no kernel behind these pages; Jupyter Book's Thebe scripts only raise an error in the console."""
+    context["script_files"] = [
+        script
+        for script in context["script_files"]
+        if "thebe" not in f"{getattr(script, 'filename', '')} {getattr(script, 'attributes', {}).get('body')}".lower()
+    ]

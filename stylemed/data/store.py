@@ -74,7 +74,8 @@ def prepare(
     """Make the SliceStore `out` of every slice below `source` that holds liver.
 
     `resolution`: side of the images, a power of two from 8 to 1024. `window` (lo, hi): default [-100, 250] HU cut down
-    to what all inputs hold. `include`, `exclude`: glob patterns for a case's name, patient or path below `source`.
+    to what all inputs hold. `include`, `exclude`: glob patterns, separated by commas, for a case's name, patient or
+    path below `source`.
     `seed` places patients in splits where volumes.csv does not. `workers`: processes, one case each.
     A case that cannot be used is left out and reported. The store appears complete or not at all; a run that was
     stopped goes on where it was, and a store that is already what is asked for is left as it is.
@@ -152,7 +153,7 @@ def _power_of_two(resolution) -> int:
 
 
 def _chosen(cases, source, include, exclude) -> list[Case]:
-    def fits(case, pattern):
+    def fits(case, patterns):
         names = (
             case.name,
             case.name.removeprefix("volume-"),
@@ -160,7 +161,7 @@ def _chosen(cases, source, include, exclude) -> list[Case]:
             case.volume.name,
             case.volume.relative_to(source).as_posix(),
         )
-        return any(fnmatch.fnmatch(name, pattern) for name in names)
+        return any(fnmatch.fnmatch(name, pattern.strip()) for name in names for pattern in patterns.split(","))
 
     chosen = [c for c in cases if (not include or fits(c, include)) and not (exclude and fits(c, exclude))]
     if not chosen:

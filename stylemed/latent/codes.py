@@ -28,10 +28,11 @@ AIR_HU = -300  # below this a pixel is air, above it belongs to the body (or the
 class Codes:
     """Codes of N slices.
 
-    table: one row per slice: row (its number in the store), case, patient, split, modality, phase, z, z_mm,
-        liver_px, tumor_px, tumor_known (0/1), body_px (pixels above -300 HU).
-    w_plus: float32 [N, L, latent], one style per layer.
-    info: where they come from: resolution, window, digests of store and encoder.
+    Attributes:
+        table: one row per slice: row (its number in the store), case, patient, split, modality, phase, z, z_mm,
+            liver_px, tumor_px, tumor_known (0/1), body_px (pixels above -300 HU).
+        w_plus: float32 [N, L, latent], one style per layer.
+        info: where they come from: resolution, window, digests of store and encoder.
     """
 
     table: pd.DataFrame

@@ -27,18 +27,19 @@ FEWEST_PATIENTS = 3  # with each class: one to hold out, two to choose the shrin
 class Direction:
     """Where the class changes in W.
 
-    vector: unit vector, float32 [latent], pointing from "without" to "with".
-    offset: w·vector at the decision boundary.
-    step: unit of a walk: the standard deviation of w·vector over the codes it was found on.
-    label: the class, such as "tumor".
-    layers: "all", or the layers whose mean style was classified; a walk changes these.
-    orthogonal_to: columns of the table whose linear trend in W was taken out of the vector.
-    split: the split it was found on.
-    cv: patient-wise cross-validation: auc, low, high (95 % interval by patient), fold_auc, folds, patients,
-        patients_with, patients_without, slices, slices_with.
-    test: the same numbers on the held-out test patients, or None where there are none with both classes.
-    chosen: components and C that cross-validation inside the training patients chose.
-    info: digests of store and encoder, copied from the codes.
+    Attributes:
+        vector: unit vector, float32 [latent], pointing from "without" to "with".
+        offset: w·vector at the decision boundary.
+        step: unit of a walk: the standard deviation of w·vector over the codes it was found on.
+        label: the class, such as "tumor".
+        layers: "all", or the layers whose mean style was classified; a walk changes these.
+        orthogonal_to: columns of the table whose linear trend in W was taken out of the vector.
+        split: the split it was found on.
+        cv: patient-wise cross-validation: auc, low, high (95 % interval by patient), fold_auc, folds, patients,
+            patients_with, patients_without, slices, slices_with.
+        test: the same numbers on the held-out test patients, or None where there are none with both classes.
+        chosen: components and C that cross-validation inside the training patients chose.
+        info: digests of store and encoder, copied from the codes.
     """
 
     vector: np.ndarray

@@ -28,7 +28,7 @@ def mixing_effect(a_images, b_images, grids: dict, inside, window) -> pd.DataFra
 
     a_images [na, 1, R, R] and b_images [nb, 1, R, R]: the unedited reconstructions, [-1, 1];
     grids: {level: [na, nb, 1, R, R]}; inside: bool [na, R, R], such as A's liver; window: with lo and hi in HU.
-    Columns: `change`, `change inside`, `change outside`: mean |mixed - A| in HU. For each band of BANDS (cycles per
+    Columns: `change`, `change inside`, `change outside`: mean abs(mixed - A) in HU. For each band of BANDS (cycles per
     image): `share BAND`, its part of the squared change (the shares add up to 1), and `to B BAND`, how far the
     mixed image went from A to B there: 0 = A, 1 = B (least squares).
     """
@@ -62,7 +62,7 @@ def region_change(images, steps, labels, window) -> pd.DataFrame:
 
     images [B, S, 1, R, R] in [-1, 1]; steps [S], one of them 0; labels [B, R, R] of the true slice (0 background,
     1 liver, 2 tumor); window: with lo and hi in HU. Columns: step, region (tumor, liver without tumor, elsewhere),
-    `mean` = mean change in HU with its sign, `size` = mean |change| in HU, `slices` = how many slices hold the region.
+    `mean` = mean change in HU with its sign, `size` = mean abs(change) in HU, `slices` = how many slices hold the region.
     Every slice counts alike, however large its region.
     """
     images, steps = _seen(images)[:, :, 0], np.asarray(steps, dtype=float)

@@ -46,7 +46,8 @@ def tiny_book(tmp_path):
     """A book of one quick chapter, with everything the machinery looks for."""
     root = tmp_path / "book-root"
     (root / "book" / "profiles").mkdir(parents=True)
-    shutil.copytree(ROOT / "book" / "_static", root / "book" / "_static")
+    for folder in ("_static", "_extra"):
+        shutil.copytree(ROOT / "book" / folder, root / "book" / folder)
     shutil.copy(ROOT / "_config.yml", root)
     (root / "_toc.yml").write_text("format: jb-book\nroot: book/01_one\nchapters:\n- file: book/status\n")
     (root / "book" / "status.md").write_text("# Status\n")

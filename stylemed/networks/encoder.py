@@ -8,6 +8,9 @@ from torchvision.models import resnet50
 
 from stylemed.errors import BadInput
 
+# Adam moves each of the head's 2048 weights by the same step; without this factor they would throw the styles about.
+HEAD = 0.1
+
 
 class Encoder(nn.Module):
     """Images [B, C, R, R] in [-1, 1] -> w+ [B, L, latent].
@@ -54,7 +57,7 @@ class Encoder(nn.Module):
             self.backbone.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
             self.backbone.conv1.weight.data.copy_(grey)
         self.backbone.fc = nn.Linear(2048, latent_size * (num_layers if space == "w+" else 1))
-        nn.init.normal_(self.backbone.fc.weight, std=0.01)
+        nn.init.normal_(self.backbone.fc.weight, std=0.1)
         nn.init.zeros_(self.backbone.fc.bias)
         self.register_buffer("w_avg", torch.zeros(latent_size))
         self.register_buffer("w_std", torch.ones(latent_size))
@@ -62,7 +65,7 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """images [B, C, R, R] -> w+ [B, L, latent]; in space "w" all L rows are the same."""
         rows = self.backbone(images).reshape(len(images), -1, self.latent_size)
-        return (rows * self.w_std + self.w_avg).expand(-1, self.num_layers, -1)
+        return (rows * (HEAD * self.w_std) + self.w_avg).expand(-1, self.num_layers, -1)
 
 
 def _load_resnet(backbone: nn.Module, path: Path) -> None:

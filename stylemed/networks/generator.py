@@ -70,6 +70,8 @@ class Generator(nn.Module):
 
     `lod` (level of detail) counts how many doublings are still missing while the network grows: 0 is full resolution, 1 half of
     it, a fraction fades between the two. Images always come out at full size, upscaled with nearest neighbours where lod > 0.
+    `generator.lod` is how far the network has grown, and what is used where no lod is given: 0 unless it was loaded from a
+    training that was stopped early.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Generator(nn.Module):
         }
         self.resolution, self.channels, self.latent_size = resolution, channels, latent_size
         self.num_layers = num_layers(resolution)
+        self.lod = 0.0
         self.resolutions = [2**k for k in range(2, resolution_log2(resolution) + 1)]
         widths = [feature_maps(r, fmap_base, fmap_max) for r in self.resolutions]
 
@@ -135,11 +138,12 @@ class Generator(nn.Module):
             raise ValueError(f"{self.num_layers} noise maps are needed, {len(noise)} were given")
         return list(noise)
 
-    def synthesis(self, w_plus: Tensor, noise=None, lod: float = 0.0) -> Tensor:
+    def synthesis(self, w_plus: Tensor, noise=None, lod: float | None = None) -> Tensor:
         """w+ [B, L, latent] -> images [B, C, R, R], about [-1, 1].
 
         noise: None for the stored maps (the same image every time), "random" for fresh ones, or a list of L maps.
         """
+        lod = self.lod if lod is None else lod
         return upscale(self.synthesis_native(w_plus, noise, lod), 2 ** int(lod))
 
     def synthesis_native(self, w_plus: Tensor, noise=None, lod: float = 0.0) -> Tensor:
@@ -154,7 +158,7 @@ class Generator(nn.Module):
             image = lerp_clip(image, upscale(self.to_image[last - 1](before)), fade)
         return image
 
-    def forward(self, z: Tensor, psi: float | None = None, noise=None, lod: float = 0.0) -> Tensor:
+    def forward(self, z: Tensor, psi: float | None = None, noise=None, lod: float | None = None) -> Tensor:
         """z [B, latent] -> images [B, C, R, R]; psi truncates (Karras 2019, appendix B), None does not."""
         w_plus = self.broadcast(self.mapping(z))
         return self.synthesis(w_plus if psi is None else self.truncate(w_plus, psi), noise, lod)

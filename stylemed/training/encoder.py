@@ -41,8 +41,8 @@ class EncoderConfig:
 ENCODER_PRESETS: dict[str, dict] = {
     "paper": {},
     "smoke": {"batch": 8, "image_weight": 1.0, "ema_kimg": 0.1, "tick_kimg": 0.032, "snapshot_ticks": 100},
-    "phantom-64": {"image_weight": 5.0, "ema_kimg": 1.0, "tick_kimg": 0.64, "snapshot_ticks": 5},
-    "ct-64": {"image_weight": 5.0, "ema_kimg": 1.0, "tick_kimg": 0.64, "snapshot_ticks": 5},
+    "phantom-64": {"batch": 16, "image_weight": 5.0, "ema_kimg": 1.0, "tick_kimg": 0.4, "snapshot_ticks": 10},
+    "ct-64": {"batch": 16, "image_weight": 5.0, "ema_kimg": 1.0, "tick_kimg": 0.4, "snapshot_ticks": 10},
     "ct-128": {"image_weight": 5.0, "tick_kimg": 2.56, "snapshot_ticks": 5},
 }
 

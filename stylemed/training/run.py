@@ -220,6 +220,9 @@ def _load(path: Path, name: str, kind: type) -> tuple:
             raise BadInput(f"{file}: holds no stylemed {noun} of format {FORMAT} (found: {found}).")
         network = kind(**json.loads(header["config"]))
         network.load_state_dict(tensors)
-        return network.eval().requires_grad_(False), json.loads(header["metadata"])
+        metadata = json.loads(header["metadata"])
+        if isinstance(network, Generator):
+            network.lod = float(metadata.get("lod", 0.0))  # a training stopped early has not grown to its full size
+        return network.eval().requires_grad_(False), metadata
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise BadInput(f"{file}: is damaged or not a {noun} ({type(error).__name__}); export or download it again.") from None

@@ -118,16 +118,16 @@ def test_augmentation_never_mirrors_and_is_differentiable():
 
 
 def test_training_learns_logs_and_exports(tmp_path):
-    run = train_gan(Blobs(), tmp_path / "run", "smoke", kimg=0.8, progress=False, **TINY)
+    run = train_gan(Blobs(), tmp_path / "run", "smoke", kimg=1.6, progress=False, **TINY)
     log = run.log()
-    assert list(log.kimg.round(2)) == [round(0.08 * k, 2) for k in range(1, 11)]
+    assert list(log.kimg.round(2)) == [round(0.08 * k, 2) for k in range(1, 21)]
     assert {"loss_d", "loss_g", "r1", "r_t", "images_per_second", "resolution"} <= set(log.columns)
     assert log.skipped.max() == 0 and (log.isna().sum() == 0).all()
-    assert len(run.samples()) == 5
+    assert len(run.samples()) == 10
     generator, metadata = load_generator(run.path)
-    assert metadata["window"] == {"lo": -100, "hi": 250} and metadata["nimg"] == 800
+    assert metadata["window"] == {"lo": -100, "hi": 250} and metadata["nimg"] == 1600
     assert generator.w_avg.abs().sum() > 0
-    images = generator(torch.randn(32, 16))
+    images = generator(torch.randn(64, 16, generator=torch.Generator().manual_seed(1)))
     assert images[..., 4:12, 4:12].mean() > images[..., :2].mean()  # bright in the middle, dark at the rim
 
 
@@ -159,6 +159,14 @@ def test_killed_run_resumes_bit_identically_even_with_a_damaged_checkpoint(tmp_p
         train_gan(Blobs(), tmp_path / "killed", "smoke", kimg=0.64, progress=False, **TINY)
     train_gan(Blobs(), tmp_path / "whole", "smoke", kimg=0.64, progress=False, **TINY)
     assert equal(state(tmp_path / "whole"), state(tmp_path / "killed"))
+
+
+def test_generator_of_a_training_stopped_early_draws_as_far_as_it_has_grown(tmp_path):
+    run = train_gan(Blobs(), tmp_path / "run", "smoke", kimg=0.08, progress=False, **TINY, start_resolution=8)
+    generator, metadata = load_generator(run.path)
+    assert generator.lod == metadata["lod"] == 1.0
+    images = generator(torch.randn(4, 16))
+    assert images.shape == (4, 1, 16, 16) and torch.equal(images[..., ::2, ::2], images[..., 1::2, 1::2])
 
 
 def test_other_configuration_is_refused_with_its_keys(tmp_path):

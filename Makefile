@@ -71,10 +71,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 pins:
-	@rm -rf _build/pins && python3 -m venv _build/pins
-	@_build/pins/bin/python -m pip install --quiet uv
-	@_build/pins/bin/uv pip install -p _build/pins/bin/python -e '.[book,dev]'
-	@{ head -n 1 constraints.txt; _build/pins/bin/uv pip freeze -p _build/pins/bin/python --exclude-editable | grep -v -E '^(pip|setuptools|wheel)=='; } > _build/pins/constraints.txt
+	@rm -rf _build/pins && python3 -m venv _build/pins/tool && _build/pins/tool/bin/pip install --quiet uv
+	@_build/pins/tool/bin/uv venv --quiet _build/pins/env
+	@_build/pins/tool/bin/uv pip install -p _build/pins/env/bin/python -e '.[book,dev]'
+	@{ head -n 1 constraints.txt; _build/pins/tool/bin/uv pip freeze -p _build/pins/env/bin/python --exclude-editable; } > _build/pins/constraints.txt
 	@mv _build/pins/constraints.txt constraints.txt && rm -rf _build/pins && git diff --stat constraints.txt
 
 # ---- book -----------------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ lab: $(STAMP)
 # ---- tests ----------------------------------------------------------------------------------------------
 
 test: $(STAMP)
-	@$(PY) -m pytest $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 clean:
 	rm -rf _build

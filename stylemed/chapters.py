@@ -176,7 +176,9 @@ def _make_small(result: Inputs, needs: tuple[str, ...], side: int) -> None:
 
         shutil.rmtree(folder / "phantom", ignore_errors=True)
         print(f"  making a phantom and its slices at {side} x {side} pixels ...")
-        make_phantom(folder / "phantom", patients=8, test_patients=4, size=max(64, side), seed=0, progress=False)
+        make_phantom(
+            folder / "phantom", patients=6, test_patients=4, size=max(64, side), slices=24, seed=0, progress=False
+        )
         prepare(folder / "phantom", folder / "store", side, workers=1, progress=False)
     if {"generator", "encoder"} & set(needs) and not _marker(folder, "generator").is_file():
         from stylemed.data.store import SliceDataset, SliceStore
@@ -184,12 +186,12 @@ def _make_small(result: Inputs, needs: tuple[str, ...], side: int) -> None:
 
         print("  training a generator for a few seconds: good for trying the cells, not for judging them ...")
         dataset = SliceDataset(SliceStore.open(result.store_path))
-        train_gan(dataset, folder / "gan", preset="smoke", kimg=1, seed=0, progress=False)
+        train_gan(dataset, folder / "gan", preset="smoke", kimg=0.6, seed=0, progress=False)
     if "encoder" in needs and not _marker(folder, "encoder").is_file():
         from stylemed.training.encoder import train_encoder
 
         print("  training an encoder for a few seconds ...")
-        train_encoder(folder / "gan", folder / "encoder", preset="smoke", kimg=0.5, seed=0, progress=False)
+        train_encoder(folder / "gan", folder / "encoder", preset="smoke", kimg=0.2, seed=0, progress=False)
 
 
 def package_digest() -> str:

@@ -112,7 +112,12 @@ def prepare(
         ),
     ] = None,
     include: Annotated[
-        str | None, typer.Option(metavar="GLOB", help="Only volumes whose file name matches; several patterns are separated by commas.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="GLOB",
+            help="Only volumes whose file name matches; several patterns are separated by commas.",
+            show_default=False,
+        ),
     ] = None,
     exclude: Annotated[
         str | None, typer.Option(metavar="GLOB", help="No volumes whose file name matches.", show_default=False)

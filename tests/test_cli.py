@@ -4,9 +4,12 @@ import json
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
+
+from stylemed.cli import app, main
 
 COMMANDS = [
     [],
@@ -28,12 +31,18 @@ COMMANDS = [
 
 
 @pytest.fixture
-def cli(python_env, tmp_path):
+def cli(monkeypatch, tmp_path, capfd):
+    """Call the entry point as the command does, in this process: torch is imported once, not for every line."""
+
     def call(*arguments, cwd=tmp_path, code=0):
-        command = [sys.executable, "-m", "stylemed", *map(str, arguments)]
-        answer = subprocess.run(command, cwd=cwd, env=python_env, capture_output=True, text=True, timeout=300)
-        assert answer.returncode == code, answer.stdout + answer.stderr
-        return answer
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["stylemed", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capfd.readouterr()
+        assert (stop.value.code or 0) == code, out + err
+        return SimpleNamespace(stdout=out, stderr=err)
 
     return call
 
@@ -48,8 +57,6 @@ def sentence(answer):
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_option_is_explained(command):
-    from stylemed.cli import app
-
     answer = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
     assert answer.exit_code == 0
     for line in answer.output.splitlines():

@@ -460,8 +460,6 @@ class SliceStore:
         """Rows -> float32 [n, 1, R, R] in [-1, 1], each through the window of its modality."""
         rows = np.atleast_1d(np.asarray(rows, dtype=np.int64))
         hu = self.hu[rows]
-        if len(self.windows) == 1:
-            return self.window.to_unit(hu)[:, None]
         out = np.empty((len(rows), 1, *hu.shape[1:]), np.float32)
         modality = self.slices["modality"].to_numpy()[rows]
         for name, window in self.windows.items():
@@ -500,11 +498,8 @@ class SliceDataset:
         self.rows = store.select(split, **select)
         self.resolution = store.resolution
         # What travels with weights trained on these slices.
-        self.metadata = {
-            "windows": {name: {"lo": window.lo, "hi": window.hi} for name, window in store.windows.items()},
-            "store": store.digest,
-            "split": split,
-        }
+        windows = {name: {"lo": window.lo, "hi": window.hi} for name, window in store.windows.items()}
+        self.metadata = {"windows": windows, "store": store.digest, "split": split}
         if not len(self.rows):
             raise BadInput(
                 f"{store.path} holds no slice of split {split or 'any'} with {select or 'any label'}; "

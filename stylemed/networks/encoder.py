@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
 from stylemed.errors import BadInput
 
-# Adam moves each of the head's 2048 weights by the same step; without this factor they would throw the styles about.
-HEAD = 0.1
+# Equalised learning rate for the head: Adam moves each of its 2048 weights alike, and unscaled they would throw the styles about.
+HEAD = 2048**-0.5
 
 
 class Encoder(nn.Module):
@@ -21,6 +22,7 @@ class Encoder(nn.Module):
         latent_size: length of w.
         num_layers: L, the styled layers of the generator it belongs to.
         space: "w" (one style for all layers, as the generator was trained) or "w+" (one for each layer).
+        shortcut: side of a small copy of the image that a linear layer reads beside the ResNet; 0, as in the paper, for none.
         weights: file with a ResNet-50 state dict (such as torchvision's ImageNet weights) to start from; None starts at random.
 
     The head's output is scaled by `w_std` and shifted by `w_avg` [latent], so that it begins at the mean image of the generator
@@ -34,6 +36,7 @@ class Encoder(nn.Module):
         latent_size: int = 512,
         num_layers: int = 10,
         space: str = "w+",
+        shortcut: int = 0,
         weights: str | Path | None = None,
     ):
         super().__init__()
@@ -45,9 +48,10 @@ class Encoder(nn.Module):
             "latent_size": latent_size,
             "num_layers": num_layers,
             "space": space,
+            "shortcut": shortcut,
         }
         self.resolution, self.channels, self.latent_size = resolution, channels, latent_size
-        self.num_layers, self.space = num_layers, space
+        self.num_layers, self.space, self.shortcut = num_layers, space, shortcut
         self.backbone = resnet50(weights=None)
         if weights is not None:
             _load_resnet(self.backbone, Path(weights))
@@ -56,16 +60,27 @@ class Encoder(nn.Module):
             grey = first.weight.detach().sum(dim=1, keepdim=True).repeat(1, channels, 1, 1) / channels
             self.backbone.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
             self.backbone.conv1.weight.data.copy_(grey)
-        self.backbone.fc = nn.Linear(2048, latent_size * (num_layers if space == "w+" else 1))
-        nn.init.normal_(self.backbone.fc.weight, std=0.1)
-        nn.init.zeros_(self.backbone.fc.bias)
+        outputs = latent_size * (num_layers if space == "w+" else 1)
+        self.backbone.fc = nn.Linear(2048, outputs)
+        self.linear = nn.Linear(channels * shortcut**2, outputs) if shortcut else None
+        for layer in (self.backbone.fc, self.linear):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
         self.register_buffer("w_avg", torch.zeros(latent_size))
         self.register_buffer("w_std", torch.ones(latent_size))
 
     def forward(self, images: Tensor) -> Tensor:
         """images [B, C, R, R] -> w+ [B, L, latent]; in space "w" all L rows are the same."""
-        rows = self.backbone(images).reshape(len(images), -1, self.latent_size)
-        return (rows * (HEAD * self.w_std) + self.w_avg).expand(-1, self.num_layers, -1)
+        rows = HEAD * self.backbone(images)
+        if self.linear is not None:
+            rows = rows + self.linear(self.small(images))
+        rows = rows.reshape(len(images), -1, self.latent_size)
+        return (rows * self.w_std + self.w_avg).expand(-1, self.num_layers, -1)
+
+    def small(self, images: Tensor) -> Tensor:
+        """What the shortcut reads: images [B, C, R, R] averaged down, as rows [B, C * shortcut²]."""
+        return F.adaptive_avg_pool2d(images, self.shortcut).flatten(1)
 
 
 def _load_resnet(backbone: nn.Module, path: Path) -> None:
@@ -75,4 +90,6 @@ def _load_resnet(backbone: nn.Module, path: Path) -> None:
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file; give the path of a ResNet-50 state dict, or none.") from None
     except Exception as error:
-        raise BadInput(f"{path}: is not a ResNet-50 state dict ({type(error).__name__}); save one with torch.save.") from None
+        raise BadInput(
+            f"{path}: is not a ResNet-50 state dict ({type(error).__name__}); save one with torch.save."
+        ) from None

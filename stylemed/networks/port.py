@@ -82,7 +82,9 @@ def _width_rule(widths: dict[int, int]) -> tuple[int, int]:
     fmap_base = widths[finest] * finest // 2
     for side, width in widths.items():
         if feature_maps(side, fmap_base, fmap_max) != width:
-            raise ValueError(f"width {width} at {side}x{side} does not follow min(2 * fmap_base / resolution, fmap_max)")
+            raise ValueError(
+                f"width {width} at {side}x{side} does not follow min(2 * fmap_base / resolution, fmap_max)"
+            )
     return fmap_base, fmap_max
 
 

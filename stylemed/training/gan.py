@@ -140,7 +140,11 @@ class GanTrainer:
         real_scores = self.discriminator.forward_native(reals, lod)
         fake_scores = self.discriminator.forward_native(fakes, lod)
         loss = discriminator_loss(real_scores, fake_scores)
-        numbers = {"loss_d": loss.item(), "real_score": real_scores.mean().item(), "fake_score": fake_scores.mean().item()}
+        numbers = {
+            "loss_d": loss.item(),
+            "real_score": real_scores.mean().item(),
+            "fake_score": fake_scores.mean().item(),
+        }
         if reals.requires_grad:
             penalty = r1_penalty(real_scores, reals)
             loss = loss + penalty * (config.r1_gamma / 2 * config.r1_interval)

@@ -58,8 +58,14 @@ class Run:
         """
         if self.path.exists() and not self.path.is_dir():
             raise BadInput(f"{self.path} is a file; name a folder for the run.")
-        if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()) and not (self.path / "config.yaml").is_file():
-            raise BadInput(f"{self.path} holds other files and no config.yaml; name an empty or new folder for the run.")
+        if (
+            self.path.is_dir()
+            and any(p.name != ".lock" for p in self.path.iterdir())
+            and not (self.path / "config.yaml").is_file()
+        ):
+            raise BadInput(
+                f"{self.path} holds other files and no config.yaml; name an empty or new folder for the run."
+            )
         self.path.mkdir(parents=True, exist_ok=True)
         lock = (self.path / ".lock").open("w")
         try:
@@ -225,4 +231,6 @@ def _load(path: Path, name: str, kind: type) -> tuple:
             network.lod = float(metadata.get("lod", 0.0))  # a training stopped early has not grown to its full size
         return network.eval().requires_grad_(False), metadata
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise BadInput(f"{file}: is damaged or not a {noun} ({type(error).__name__}); export or download it again.") from None
+        raise BadInput(
+            f"{file}: is damaged or not a {noun} ({type(error).__name__}); export or download it again."
+        ) from None

@@ -102,7 +102,7 @@ def minibatch_stddev(x: Tensor, group: int = 4) -> Tensor:
 
 
 class EqualWeight(nn.Module):
-    """A weight with an equalised learning rate: stored as N(0, 1) / lr_multiplier, used times gain / sqrt(fan_in) * lr_multiplier."""
+    """Equalised learning rate: stored as N(0, 1) / lr_multiplier, used times gain / sqrt(fan_in) * lr_multiplier."""
 
     def __init__(self, *shape: int, gain: float = math.sqrt(2), lr_multiplier: float = 1.0):
         super().__init__()

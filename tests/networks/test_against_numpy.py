@@ -1,10 +1,10 @@
 """Our networks against an independent float64 NumPy version of the paper's: 16², every kind of lod, R1's gradient."""
 
 import numpy as np
+import numpy_stylegan as plain
 import pytest
 import torch
 
-import numpy_stylegan as plain
 from stylemed.networks import Discriminator, Generator
 
 LODS = [0.0, 0.3, 1.0]

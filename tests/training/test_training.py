@@ -15,6 +15,7 @@ from stylemed.errors import BadInput
 from stylemed.training import (
     GanConfig,
     Run,
+    augment,
     gan_config,
     growth_table,
     load_encoder,
@@ -23,7 +24,6 @@ from stylemed.training import (
     train_encoder,
     train_gan,
 )
-from stylemed.training import augment
 from stylemed.training.loop import MOST_SKIPPED, next_positions
 from stylemed.training.schedule import ema_beta
 

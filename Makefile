@@ -112,7 +112,7 @@ lab: $(STAMP)
 # ---- tests ----------------------------------------------------------------------------------------------
 
 test: $(STAMP)
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 clean:
 	rm -rf _build

@@ -47,11 +47,11 @@ _SMALL = {
     # A ResNet-50 that begins at random needs more than a few minutes of CPU to read anything from an image. A linear fit does not:
     # it gives a start, and the ResNet learns what is left.
     "shortcut": 32,
-    "batch": 16,
-    "learning_rate": 5e-4,
+    "batch": 32,
+    "learning_rate": 2e-4,
     "image_weight": 5.0,
     "ema_kimg": 1.0,
-    "tick_kimg": 0.4,
+    "tick_kimg": 0.32,
     "snapshot_ticks": 10,
 }
 ENCODER_PRESETS: dict[str, dict] = {
@@ -109,7 +109,7 @@ class EncoderTrainer:
         self.averaged.load_state_dict(self.encoder.state_dict())
         self.averaged.eval().requires_grad_(False)
         self.optimizer = torch.optim.Adam(
-            self.encoder.parameters(), lr=config.learning_rate, betas=(config.beta1, config.beta2), foreach=True
+            self.encoder.parameters(), lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True
         )
         self.nimg = 0
         self.guard = GradientGuard()

@@ -70,7 +70,7 @@ class GanTrainer:
             others = [p for name, p in network.named_parameters() if not name.endswith("noise_strength")]
             groups = [{"params": others, "rate": 1.0}, {"params": noise, "rate": self.config.noise_rate}]
             groups = [group for group in groups if group["params"]]
-            return torch.optim.Adam(groups, lr=0.0, betas=(self.config.beta1, self.config.beta2), foreach=True)
+            return torch.optim.Adam(groups, lr=0.0, betas=(self.config.beta1, self.config.beta2), fused=True)
 
         self.optimizer_g, self.optimizer_d = adam(self.generator), adam(self.discriminator)
 

@@ -13,7 +13,6 @@ from stylemed.regression import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = chapter_names(ROOT)
-pytestmark = pytest.mark.xdist_group("sequence")
 
 
 @pytest.mark.parametrize("name", NAMES)

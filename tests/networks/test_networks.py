@@ -144,9 +144,12 @@ def test_wrong_arguments_say_what_is_wrong():
 
 @pytest.mark.parametrize("space", ["w", "w+"])
 def test_encoder_answers_in_the_space_asked_for(space):
-    encoder = Encoder(32, latent_size=24, num_layers=8, space=space).eval()
+    encoder = Encoder(32, latent_size=24, num_layers=8, space=space, shortcut=4).eval()
     encoder.w_avg.fill_(3.0)
-    w_plus = encoder(torch.randn(2, 1, 32, 32))
+    images = torch.randn(2, 1, 32, 32)
+    assert torch.equal(encoder(images), torch.full((2, 8, 24), 3.0))  # untrained, it answers with the average
+    encoder.backbone.fc.weight.data.normal_(std=0.1)
+    w_plus = encoder(images)
     assert w_plus.shape == (2, 8, 24)
     assert torch.equal(w_plus[:, 0], w_plus[:, 1]) == (space == "w")
     assert (w_plus.mean() - 3).abs() < 1

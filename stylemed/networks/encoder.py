@@ -23,6 +23,8 @@ class Encoder(nn.Module):
         num_layers: L, the styled layers of the generator it belongs to.
         space: "w" (one style for all layers, as the generator was trained) or "w+" (one for each layer).
         shortcut: side of a small copy of the image that a linear layer reads beside the ResNet; 0, as in the paper, for none.
+        radius: largest root mean square of an answer, in standard deviations of w from the mean; 0 for no limit. A generated
+            image lies at about 1: farther out the generator has no experience, and a slice unlike its own would end there.
         weights: file with a ResNet-50 state dict (such as torchvision's ImageNet weights) to start from; None starts at random.
 
     The head's output is scaled by `w_std` and shifted by `w_avg` [latent], so that it begins at the mean image of the generator
@@ -37,6 +39,7 @@ class Encoder(nn.Module):
         num_layers: int = 10,
         space: str = "w+",
         shortcut: int = 0,
+        radius: float = 0.0,
         weights: str | Path | None = None,
     ):
         super().__init__()
@@ -49,9 +52,10 @@ class Encoder(nn.Module):
             "num_layers": num_layers,
             "space": space,
             "shortcut": shortcut,
+            "radius": radius,
         }
         self.resolution, self.channels, self.latent_size = resolution, channels, latent_size
-        self.num_layers, self.space, self.shortcut = num_layers, space, shortcut
+        self.num_layers, self.space, self.shortcut, self.radius = num_layers, space, shortcut, radius
         self.backbone = resnet50(weights=None)
         if weights is not None:
             _load_resnet(self.backbone, Path(weights))
@@ -76,6 +80,9 @@ class Encoder(nn.Module):
         if self.linear is not None:
             rows = rows + self.linear(self.small(images))
         rows = rows.reshape(len(images), -1, self.latent_size)
+        if self.radius > 0:
+            distance = rows.square().mean(dim=(1, 2), keepdim=True).add(1e-8).sqrt()
+            rows = rows * (self.radius / distance).clamp(max=1.0)
         return (rows * self.w_std + self.w_avg).expand(-1, self.num_layers, -1)
 
     def small(self, images: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ class EncoderConfig:
 
     space: str = "w+"
     shortcut: int = 0  # side of the image that a linear shortcut beside the ResNet reads; 0: none, as in the paper
+    radius: float = 0.0  # how far from the mean an answer may lie, in standard deviations of w; 0: no limit, as in the paper
     shortcut_images: int = 3000  # generated images that the shortcut is fitted to before the training
     batch: int = 32
     learning_rate: float = 1e-3
@@ -46,6 +47,8 @@ class EncoderConfig:
 _SMALL = {
     # A ResNet-50 that begins at random needs more than a few minutes of CPU to read anything from an image. A linear fit does not:
     # it gives a start, and the ResNet learns what is left.
+    "space": "w",  # one style for all layers, where the generator was trained: w+ would leave it on slices unlike its own
+    "radius": 1.0,
     "shortcut": 32,
     "batch": 32,
     "learning_rate": 2e-4,
@@ -97,6 +100,7 @@ class EncoderTrainer:
                 generator.num_layers,
                 config.space,
                 config.shortcut,
+                config.radius,
                 weights,
             )
         z = torch.randn(4096, generator.latent_size, generator=random_stream(seed, 0, "spread")).to(self.device)

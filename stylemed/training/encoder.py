@@ -26,9 +26,7 @@ class EncoderConfig:
 
     space: str = "w+"
     shortcut: int = 0  # side of the image that a linear shortcut beside the ResNet reads; 0: none, as in the paper
-    radius: float = (
-        0.0  # how far from the mean w an answer may lie, in standard deviations; 0: no limit, as in the paper
-    )
+    radius: float = 0.0  # farthest an answer may lie from the mean w, in standard deviations; 0: no limit
     shortcut_images: int = 3000  # generated images that the shortcut is fitted to before the training
     batch: int = 32
     learning_rate: float = 1e-3

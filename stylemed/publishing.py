@@ -128,6 +128,7 @@ def status_page(profile: Profile, build: Path) -> str:
 def setup(app: Any) -> dict[str, bool]:
     """`_config.yml` names this module as an extension."""
     app.connect("html-page-context", _without_thebe, priority=900)
+    app.connect("build-finished", _without_font_preloads)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -138,3 +139,13 @@ def _without_thebe(app: Any, page: str, template: str, context: dict[str, Any], 
         for script in context["script_files"]
         if "thebe" not in f"{getattr(script, 'filename', '')} {getattr(script, 'attributes', {}).get('body')}".lower()
     ]
+
+
+def _without_font_preloads(app: Any, error: Exception | None) -> None:
+    """The theme preloads its fonts across origins, which a browser refuses for a page opened from a file."""
+    if error is None and app.builder.format == "html":
+        for page in Path(app.outdir).rglob("*.html"):
+            text = page.read_text(encoding="utf-8")
+            kept = re.sub(r'<link rel="preload" as="font"[^>]*>\s*', "", text)
+            if kept != text:
+                page.write_text(kept, encoding="utf-8")

@@ -33,9 +33,7 @@ class EncoderConfig:
     warmup_kimg: float = 1.0  # the learning rate rises linearly over the first images
     beta1: float = 0.9
     beta2: float = 0.999
-    style_mixing: float = (
-        0.5  # share of images made from two latents, so that layers have something to differ in (w+ only)
-    )
+    style_mixing: float = 0.5  # w+ only: share of images made from two latents, so that layers can differ
     latent_weight: float = 1.0  # of the mean squared latent error, in units of each component's variance
     image_weight: float = 0.0  # of the mean absolute error between an image and its reconstruction
     ema_kimg: float = 2.0  # half-life of the averaged encoder …

@@ -181,14 +181,13 @@ def growth_table(config: GanConfig, kimg: float) -> list[dict]:
     rows, step = [], 1000 * max(min(x for x in (config.stable_kimg, config.fade_kimg, kimg) if x > 0), 1e-3)
     nimg = 0.0
     while nimg < 1000 * kimg:
-        now = stage(int(nimg), config)
-        fading = stage(int(nimg + step / 2), config).lod % 1 > 0
+        middle = stage(int(nimg + step / 2), config)  # at its ends a step may be just done with fading
         row = {
             "from_kimg": nimg / 1000,
-            "resolution": now.resolution if not fading else stage(int(nimg + step / 2), config).resolution,
-            "fading": fading,
-            "batch": stage(int(nimg + step / 2), config).batch,
-            "learning_rate": stage(int(nimg + step / 2), config).learning_rate,
+            "resolution": middle.resolution,
+            "fading": middle.lod % 1 > 0,
+            "batch": middle.batch,
+            "learning_rate": middle.learning_rate,
         }
         if not rows or any(rows[-1][k] != row[k] for k in row if k != "from_kimg"):
             rows.append(row)

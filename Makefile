@@ -2,6 +2,7 @@
 #
 #   make book  [PROFILE=cpu]    run what is out of date, build the HTML, print the page to open
 #   make check [PROFILE=cpu]    run all chapters anew and compare their numbers with the baseline
+#   make rehearse PROFILE=gpu   run all its chapters, trainings cut to almost nothing: does every cell run?
 #   make accept PROFILE=...     accept new numbers as the baseline (clean git tree, SEEDS=3 runs)
 #   make test                   pytest, with every chapter at smoke scale
 #   make lab                    open the chapters in JupyterLab
@@ -38,7 +39,7 @@ done = $(filter $(BUILD)/executed/$(1)_%,$(EXECUTED))
 # Written while make reads this file, and only when they change.
 keep_list = $(shell mkdir -p $(dir $(1)); printf '%s\n' $(2) | cmp -s - $(1) || printf '%s\n' $(2) > $(1))
 
-ifneq ($(filter book html check accept,$(MAKECMDGOALS)),)
+ifneq ($(filter book html check accept rehearse,$(MAKECMDGOALS)),)
 ifeq ($(wildcard $(PROFILE_FILE)),)
 $(error unknown profile "$(PROFILE)"; there are: $(patsubst book/profiles/%.yaml,%,$(wildcard book/profiles/*.yaml)))
 endif
@@ -55,7 +56,7 @@ $(call lost,gan/generator.safetensors,03)
 $(call lost,encoder/encoder.safetensors,04)
 endif
 
-.PHONY: help book html check accept test lab pins clean distclean
+.PHONY: help book html check accept rehearse test lab pins clean distclean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -105,6 +106,9 @@ check: $(STAMP)
 
 accept: $(STAMP)
 	@$(PY) -m stylemed book accept --profile $(PROFILE) --seeds $(SEEDS)
+
+rehearse: $(STAMP)
+	@$(PY) -m stylemed book run --profile $(PROFILE) --rehearse
 
 lab: $(STAMP)
 	@$(VENV)/bin/jupyter lab book

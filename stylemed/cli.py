@@ -166,14 +166,56 @@ def train_gan_command(
     max_minutes: Minutes = None,
     seed: Seed = 0,
     device: Device = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Change a field of the preset, such as precision=bf16; repeat for several.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Train the StyleGAN on a store."""
+    """Train the StyleGAN on a store. Several GPUs: torchrun --nproc-per-node N -m stylemed train gan ..."""
     from stylemed.data.store import SliceDataset, SliceStore
+    from stylemed.evaluation import Distances
     from stylemed.training.gan import train_gan
 
     dataset = SliceDataset(SliceStore.open(store), split="train")
-    done = train_gan(dataset, run, preset, kimg=kimg, max_minutes=max_minutes, seed=seed, device=device)
-    _trained(done)
+    done = train_gan(
+        dataset,
+        run,
+        preset,
+        kimg=kimg,
+        max_minutes=max_minutes,
+        seed=seed,
+        device=device,
+        on_snapshot=Distances(dataset) if len(dataset) >= 4 else None,
+        **_changes(change),
+    )
+    if os.environ.get("RANK", "0") == "0":
+        _trained(done)
+
+
+def _changes(given: list[str] | None) -> dict:
+    """NAME=VALUE, values as YAML reads them."""
+    import yaml
+
+    found = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise BadInput(f"--set {text}: write NAME=VALUE, such as r1_gamma=0.5.")
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise BadInput(f"--set {text}: the value cannot be read as YAML.") from None
+        try:
+            read = float(read) if isinstance(read, str) else read  # YAML takes 1e-3 for a word
+        except ValueError:
+            pass
+        found[name.strip()] = read
+    return found
 
 
 @train.command("encoder")

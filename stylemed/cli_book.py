@@ -23,10 +23,23 @@ def book_run(
         typer.Argument(help="Chapters by number or name. Default: all, in order.", show_default=False),
     ] = None,
     profile: ProfileName = "cpu",
+    rehearse: Annotated[
+        bool,
+        typer.Option(
+            "--rehearse", help="Trainings cut to almost nothing, in a folder of its own: does every cell run?"
+        ),
+    ] = False,
 ) -> None:
     """Execute chapters with papermill. `make book` does so only for what is out of date."""
     from stylemed.execution import ChapterFailed, chapter_names, checkout, find_chapter, read_profile, run_chapter
+    from stylemed.rehearsal import rehearse as rehearse_profile
 
+    if rehearse:
+        try:
+            rehearse_profile(profile, chapters)
+        except ChapterFailed as error:
+            fail(str(error), 1)
+        return
     root = checkout()
     settings = read_profile(profile, root)
     names = [find_chapter(name, root) for name in chapters] if chapters else chapter_names(root)

@@ -43,6 +43,7 @@ class Profile:
     threads: int | None  # None: leave it to the machine
     hours: str  # what to expect, in words
     chapters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rehearsal: dict[str, Any] = field(default_factory=dict)  # what a rehearsal puts in place of it (see `rehearsal`)
 
 
 def checkout(root: Path | None = None) -> Path:

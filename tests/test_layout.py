@@ -21,6 +21,7 @@ ORDER = [
     "execution",
     "publishing",
     "regression",
+    "rehearsal",
     "cli_book",
     "cli",
     "__main__",

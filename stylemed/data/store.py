@@ -7,7 +7,6 @@ reading.
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import json
 import shutil
@@ -84,7 +83,7 @@ def prepare(
     source, out, resolution = Path(source), Path(out), _power_of_two(resolution)
     if window is not None and not (np.isfinite(window).all() and window[0] < window[1]):
         raise BadInput(f"the window [{window[0]:g}, {window[1]:g}] is empty; give the lower value first")
-    cases = _chosen(find_cases(source), source, include, exclude)
+    cases = find_cases(source, include, exclude)
     report = PrepareReport(out)
     old = _old_store(out)
     known = {f["path"]: f for entry in old.get("inputs", []) for f in entry["files"]}
@@ -150,26 +149,6 @@ def _power_of_two(resolution) -> int:
             f"the resolution {resolution} is not a power of two from 8 to 1024; choose 32, 64, 128, 256 or 512"
         )
     return int(resolution)
-
-
-def _chosen(cases, source, include, exclude) -> list[Case]:
-    def fits(case, patterns):
-        names = (
-            case.name,
-            case.name.removeprefix("volume-"),
-            case.patient,
-            case.volume.name,
-            case.volume.relative_to(source).as_posix(),
-        )
-        return any(fnmatch.fnmatch(name, pattern.strip()) for name in names for pattern in patterns.split(","))
-
-    chosen = [c for c in cases if (not include or fits(c, include)) and not (exclude and fits(c, exclude))]
-    if not chosen:
-        raise BadInput(
-            f"none of the {len(cases)} cases in {source} is left after --include {include or '*'} "
-            f"--exclude {exclude or '(none)'}; the first is named {cases[0].name}"
-        )
-    return chosen
 
 
 def _old_store(out: Path) -> dict:

@@ -8,6 +8,7 @@ Canonical axes are [Z, Y, X]: z grows toward the head, row 0 is anterior, column
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import zlib
 from dataclasses import dataclass
@@ -58,11 +59,13 @@ class Volume:
 # ---------------------------------------------------------------- what is there
 
 
-def find_cases(source) -> list[Case]:
-    """All LiTS pairs below `source`, in the order of their numbers, with what `volumes.csv` says of them.
+def find_cases(source, include: str | None = None, exclude: str | None = None) -> list[Case]:
+    """LiTS pairs below `source`, in the order of their numbers, with what `volumes.csv` says of them.
 
-    Raises BadInput for a folder that is missing or holds no pair, a volume without segmentation, and a table that names
-    a volume that is not there, an unknown split, or one patient in two splits.
+    `include`, `exclude`: glob patterns, separated by commas, for a case's name, number, patient or file. Default: all.
+
+    Raises BadInput for a folder that is missing or holds no pair, a volume without segmentation, a table that names a
+    volume that is not there, an unknown split, or one patient in two splits, and patterns that leave nothing.
     """
     source = Path(source)
     if not source.is_dir():
@@ -98,7 +101,27 @@ def find_cases(source) -> list[Case]:
                 f"({first.name}: {first.split or 'none'}, {case.name}: {case.split or 'none'}); "
                 "give all volumes of a patient the same split"
             )
-    return cases
+    return _chosen(cases, source, include, exclude)
+
+
+def _chosen(cases, source, include, exclude) -> list[Case]:
+    def fits(case, patterns):
+        names = (
+            case.name,
+            case.name.removeprefix("volume-"),
+            case.patient,
+            case.volume.name,
+            case.volume.relative_to(source).as_posix(),
+        )
+        return any(fnmatch.fnmatch(name, pattern.strip()) for name in names for pattern in patterns.split(","))
+
+    chosen = [c for c in cases if (not include or fits(c, include)) and not (exclude and fits(c, exclude))]
+    if not chosen:
+        raise BadInput(
+            f"none of the {len(cases)} cases in {source} is left after --include {include or '*'} "
+            f"--exclude {exclude or '(none)'}; the first is named {cases[0].name}"
+        )
+    return chosen
 
 
 def _numbered(source: Path, kind: str) -> dict[str, Path]:

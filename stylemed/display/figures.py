@@ -187,37 +187,64 @@ def traversal_figure(
     return sheet.finish(window, labels is not None and bool(extra), "framed: step 0, the reconstruction")
 
 
+USUAL = [["loss_d", "loss_g"], ["real_score", "fake_score"], ["r1"], ["loss"], ["w_error"], ["image_error"]]
+NAMES = {"r_t": "r_t = mean sign D(real)", "p": "p, augmented"}  # others: the column's name
+
+
 def curves(log, columns: list[list[str]] | None = None, x: str | None = None) -> Figure:
     """Training log: one panel per list of columns, each column once thin and once as its running median.
 
     log: DataFrame such as Run.log(); columns: None takes what the log has of the usual ones; x: None takes kimg.
     """
-    usual = [
-        ["loss_d", "loss_g"],
-        ["real_score", "fake_score"],
-        ["r1"],
-        ["loss"],
-        ["w_error"],
-        ["image_error"],
-    ]
-    panels = columns or [have for names in usual if (have := [name for name in names if name in log])]
-    x = x or ("kimg" if "kimg" in log else log.columns[0])
-    figure = SlideFigure(figsize=(6.4, 1.9 * len(panels) + 0.5), dpi=DPI, facecolor="white", layout="constrained")
-    for ax, names in zip(figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0], panels, strict=True):
+    return _panels(log, columns or _present(log, USUAL), x or ("kimg" if "kimg" in log else log.columns[0]))
+
+
+def training_curves(log, distances=None, columns: int = 1) -> Figure:
+    """`curves`, and how a training of a generator fares: r_t with p where p is in use, and measured distances.
+
+    log: DataFrame such as Run.log(); distances: DataFrame with the columns kimg, frechet and perhaps frechet_floor
+    (among the training patients themselves), or None; columns: panels beside each other.
+    """
+    adapted = [name for name in ("r_t", "p") if name in log and (name == "r_t" or log["p"].abs().max() > 0)]
+    panels = _present(log, USUAL) + ([adapted] if adapted else [])
+    return _panels(log, panels, "kimg" if "kimg" in log else log.columns[0], columns, distances)
+
+
+def _present(log, panels: list[list[str]]) -> list[list[str]]:
+    return [have for names in panels if (have := [name for name in names if name in log])]
+
+
+def _panels(log, panels: list[list[str]], x: str, columns: int = 1, distances=None) -> Figure:
+    """The charts in reading order; the last one is as wide as the figure where it stands alone in its row."""
+    count = len(panels) + (distances is not None)
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    size = (6.4 if columns == 1 else 5.0 * columns, (1.9 if columns == 1 else 2.2) * rows + 0.5)
+    figure = SlideFigure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
+    order = [*range(count), *[count - 1] * (rows * columns - count)]
+    places = figure.subplot_mosaic(np.reshape(order, (rows, columns)).tolist(), sharex=True)
+    for k, names in enumerate(panels):
         for i, name in enumerate(names):
             y = log[name].astype(float)
             smooth = y.rolling(max(1, len(y) // 20), center=True, min_periods=1).median()
-            ax.plot(log[x], y, color=LINES[i], alpha=0.3, linewidth=0.8)
-            ax.plot(
-                log[x],
-                smooth,
-                color=LINES[i],
-                linestyle=DASHES[i % 4],
-                linewidth=1.8,
-                label=name.replace("_", " "),
+            label = NAMES.get(name, name.replace("_", " "))
+            places[k].plot(log[x], y, color=LINES[i], alpha=0.3, linewidth=0.8)
+            places[k].plot(log[x], smooth, color=LINES[i], linestyle=DASHES[i % 4], linewidth=1.8, label=label)
+    if distances is not None:
+        style = {"color": LINES[0], "marker": "o", "markersize": 4, "linewidth": 1.8}
+        places[count - 1].plot(distances["kimg"], distances["frechet"], label="Fréchet distance", **style)
+        if "frechet_floor" in distances:
+            places[count - 1].plot(
+                distances["kimg"], distances["frechet_floor"], "--", color=LINES[1], label="floor: among patients"
             )
+        places[count - 1].set_ylim(bottom=0)
+    for k, ax in places.items():
         _chart(ax)
-    ax.set_xlabel("images seen, in thousands" if x == "kimg" else x, fontsize=12)
+        # Above the lines: a small chart has no free corner.
+        ax.legend(fontsize=11, frameon=False, loc="lower left", bbox_to_anchor=(0, 0.96), ncols=2, borderpad=0)
+        if k >= order[-columns]:
+            ax.tick_params(labelbottom=True)
+            ax.set_xlabel("images seen, in thousands" if x == "kimg" else x, fontsize=12)
     return figure
 
 

@@ -168,8 +168,10 @@ class Styled(nn.Module):
     def forward(self, x: Tensor, w: Tensor, noise: Tensor) -> Tensor:
         """x [B, C, H, W], w [B, latent], noise [1 or B, 1, H, W] -> [B, C, H, W]."""
         b, c, h, wd = x.shape
-        x = F.leaky_relu(torch.addcmul(x, noise, self.noise_strength[:, None, None]), LEAK)
-        scale, shift = self.style(w).chunk(2, dim=1)  # (B, C) each
+        strength = self.noise_strength[:, None, None].to(x.dtype)
+        x = F.leaky_relu(torch.addcmul(x, noise.to(x.dtype), strength), LEAK)
+        style = self.style(w).to(torch.promote_types(x.dtype, torch.float32))  # never applied in half precision
+        scale, shift = style.chunk(2, dim=1)  # (B, C) each
         # Instance normalisation with a scale and shift per sample is batch normalisation of one row of B * C channels.
         x = F.batch_norm(
             x.reshape(1, b * c, h, wd), None, None, (scale + 1).reshape(-1), shift.reshape(-1), training=True, eps=1e-8

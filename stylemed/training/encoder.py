@@ -3,6 +3,7 @@
 The supply of pairs is unlimited: every step draws new latents, makes their images with fresh noise, and asks for the latents back.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -114,6 +115,8 @@ class EncoderTrainer:
             self.encoder.parameters(), lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True
         )
         self.nimg = 0
+        self.seconds_reading = 0.0  # it makes its own images
+        self.resolution = generator.resolution
         self.guard = GradientGuard()
 
     def pairs(self, n: int, name: str) -> tuple[Tensor, Tensor]:
@@ -191,7 +194,7 @@ class EncoderTrainer:
             ours.copy_(theirs)
 
     def row(self) -> dict:
-        row = {"resolution": self.generator.resolution, "batch": self.config.batch, "skipped": self.guard.skipped}
+        row = {"resolution": self.resolution, "batch": self.config.batch, "skipped": self.guard.skipped}
         if self.dataset is not None:
             real, again = self.reconstructions(64)
             row["real_error"] = F.l1_loss(again, real).item()
@@ -257,6 +260,8 @@ def train_encoder(
     Raises BadInput for an unknown preset or field, an unreadable generator, a data set of another size, a run folder of another
     configuration or in use.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BadInput("The encoder trains in one process; start it without torchrun.")
     network, made = load_generator(generator)
     if dataset is not None and (dataset.resolution, dataset.channels) != (network.resolution, network.channels):
         raise BadInput(

@@ -3,7 +3,9 @@
 The step is written out in full in `GanTrainer.step`; everything that depends on time comes from `schedule`.
 """
 
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from math import ceil, floor
 from pathlib import Path
 
@@ -15,9 +17,10 @@ from stylemed.errors import BadInput
 from stylemed.networks import Discriminator, Generator
 from stylemed.networks.layers import downscale, lerp_clip, upscale
 from stylemed.training import augment
+from stylemed.training.distributed import Team, join_team, own_device
 from stylemed.training.loop import GradientGuard, drive, next_positions, random_stream
 from stylemed.training.run import Run, export
-from stylemed.training.schedule import GanConfig, as_plain, ema_beta, gan_config, stage
+from stylemed.training.schedule import GanConfig, as_plain, ema_beta, gan_config, growth_table, stage
 
 GRID = 32  # images in a sample grid
 
@@ -41,9 +44,18 @@ def r1_penalty(real_scores: Tensor, real_images: Tensor) -> Tensor:
 class GanTrainer:
     """Generator, discriminator, their optimizers, and one step of training."""
 
-    def __init__(self, dataset, config: GanConfig, seed: int, device: str = "cpu", metadata: dict | None = None):
+    def __init__(
+        self,
+        dataset,
+        config: GanConfig,
+        seed: int,
+        device: str = "cpu",
+        metadata: dict | None = None,
+        team: Team | None = None,
+    ):
         self.dataset, self.config, self.seed, self.device = dataset, config, seed, torch.device(device)
         self.metadata = metadata or {}
+        self.team = team or Team()
         shared = {k: getattr(config, k) for k in ("resolution", "channels", "fmap_base", "fmap_max")}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_stream(seed, 0, "weights").initial_seed())
@@ -54,6 +66,9 @@ class GanTrainer:
         self.averaged.eval().requires_grad_(False)
         for network in (self.generator, self.discriminator, self.averaged):
             network.to(self.device)
+        if config.compile:
+            _compile([*self.generator.blocks, *self.discriminator.blocks])
+        self.seconds_reading = 0.0  # spent in the data set
         self.nimg = self.steps = 0
         self.looked_up = 0  # nimg when the schedule was last looked up
         self.p = config.augment_p
@@ -99,61 +114,89 @@ class GanTrainer:
 
     def _reals(self, n: int) -> Tensor:
         """The next n real images, brought to the current size and faded as the generated ones are."""
-        images = self.dataset.images(next_positions(self.nimg, n, len(self.dataset), self.seed)).to(self.device)
+        started = time.perf_counter()
+        positions = next_positions(self.nimg, n, len(self.dataset), self.seed)
+        images = self.dataset.images(self.team.share(positions)).to(self.device)
+        self.seconds_reading += time.perf_counter() - started
         images = downscale(images, 2 ** int(self.now.lod))
         fade = self.now.lod - int(self.now.lod)
         return lerp_clip(images, upscale(downscale(images)), fade) if fade > 0 else images
 
     def _fakes(self, n: int, lod: float, name: str) -> Tensor:
-        """n generated images, with style mixing and fresh noise; moves w_avg."""
-        config, generator = self.config, self.generator
+        """This process's share of n generated images, with style mixing and fresh noise; moves w_avg."""
+        config, generator, team = self.config, self.generator, self.team
         stream = random_stream(self.seed, self.nimg, name)
-        z = torch.randn(2, n, config.latent_size, generator=stream)
+        z = team.share(torch.randn(2, n, config.latent_size, generator=stream), dim=1).to(self.device)
         active = generator.num_layers - 2 * int(lod)
         mixed = torch.rand((), generator=stream).item() < config.style_mixing
         cutoff = int(torch.randint(1, active, (), generator=stream)) if mixed else generator.num_layers
-        w = generator.mapping(z[0].to(self.device))
-        generator.w_avg.lerp_(w.detach().mean(dim=0), 1 - config.w_avg_beta)
+        w = generator.mapping(z[0])
+        mean = w.detach().mean(dim=0)
+        team.average([mean])
+        generator.w_avg.lerp_(mean, 1 - config.w_avg_beta)
         w_plus = generator.broadcast(w)
         if mixed:
-            other = generator.broadcast(generator.mapping(z[1].to(self.device)))
+            other = generator.broadcast(generator.mapping(z[1]))
             w_plus = torch.cat([w_plus[:, :cutoff], other[:, cutoff:]], dim=1)
         noise = [
-            torch.randn(n, 1, *m.shape[2:], generator=stream).to(self.device) if layer < active else m
+            team.share(torch.randn(n, 1, *m.shape[2:], generator=stream)).to(self.device) if layer < active else m
             for layer, m in enumerate(generator.noise_maps())
         ]
-        return generator.synthesis_native(w_plus, noise, lod)
+        with self._precision():
+            return generator.synthesis_native(w_plus, noise, lod).float()
 
-    def _augmented(self, images: Tensor, name: str) -> Tensor:
+    def _scores(self, images: Tensor, lod: float) -> Tensor:
+        with self._precision():
+            return self.discriminator.forward_native(images, lod).float()
+
+    def _precision(self):
+        """bfloat16 where the configuration asks for it: convolutions and dense layers; what is summed up stays float32."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.config.precision == "bf16" else nullcontext()
+
+    def _augmented(self, images: Tensor, n: int, name: str) -> Tensor:
         if self.config.augment == "none":
             return images
-        return augment.apply(images, augment.draw(len(images), self.p, random_stream(self.seed, self.nimg, name)))
+        stream = random_stream(self.seed, self.nimg, name)
+        drawn = augment.draw((n, *images.shape[1:]), self.p, stream)
+        return augment.apply(images, {key: self.team.share(value) for key, value in drawn.items()})
 
     def _train_discriminator(self, reals: Tensor, n: int, lod: float) -> dict[str, float]:
         config = self.config
         self.discriminator.requires_grad_(True)
         with torch.no_grad():
-            fakes = self._augmented(self._fakes(n, lod, "d"), "augment d fake")
-        reals = self._augmented(reals, "augment d real")
-        lazily = self.steps % config.r1_interval == 0
-        reals.requires_grad_(lazily and config.r1_gamma > 0)
-        real_scores = self.discriminator.forward_native(reals, lod)
-        fake_scores = self.discriminator.forward_native(fakes, lod)
-        loss = discriminator_loss(real_scores, fake_scores)
-        numbers = {
-            "loss_d": loss.item(),
-            "real_score": real_scores.mean().item(),
-            "fake_score": fake_scores.mean().item(),
-        }
-        if reals.requires_grad:
-            penalty = r1_penalty(real_scores, reals)
-            loss = loss + penalty * (config.r1_gamma / 2 * config.r1_interval)
-            self.last_r1 = penalty.item()
-        self.optimizer_d.zero_grad()
+            fakes = self._augmented(self._fakes(n, lod, "d"), n, "augment d fake")
+        reals = self._augmented(reals, n, "augment d real")
+        penalised = config.r1_gamma > 0 and self.steps % config.r1_interval == 0
+        reals.requires_grad_(penalised)
+        # Compiled code has no second derivative, so the steps that need one run without.
+        with torch.compiler.set_stance("force_eager") if penalised and config.compile else nullcontext():
+            real_scores = self._scores(reals, lod)
+            fake_scores = self._scores(fakes, lod)
+            loss = discriminator_loss(real_scores, fake_scores)
+            told = [loss.detach(), real_scores.mean().detach(), fake_scores.mean().detach()]
+            told.append(real_scores.detach().sign().mean())
+            if penalised:
+                penalty = r1_penalty(real_scores, reals)
+                loss = loss + penalty * (config.r1_gamma / 2 * config.r1_interval)
+                told.append(penalty.detach())
+            self._descend(loss, self.discriminator, self.optimizer_d, self.guard_d)
+        loss_d, real_score, fake_score, sign, *r1 = self._told(told)
+        self.last_r1 = r1[0] if r1 else self.last_r1
+        self._adapt(sign, n)
+        return {"loss_d": loss_d, "real_score": real_score, "fake_score": fake_score}
+
+    def _descend(self, loss: Tensor, network, optimizer, guard: GradientGuard) -> None:
+        """One step of `optimizer` down the gradient of the whole batch's loss."""
+        optimizer.zero_grad()
         loss.backward()
-        self.guard_d.step(self.optimizer_d)
-        self._adapt(real_scores.sign().mean().item(), n)
-        return numbers
+        self.team.average([p.grad for p in network.parameters() if p.grad is not None])
+        guard.step(optimizer)
+
+    def _told(self, numbers: list[Tensor]) -> list[float]:
+        """Means over the whole batch as plain numbers, in one transfer from the device."""
+        together = torch.stack(numbers)
+        self.team.average([together])
+        return together.tolist()
 
     def _adapt(self, sign: float, n: int, every: int = 4) -> None:
         """The overfitting heuristic r_t = mean sign(D(real)) (Karras 2020, section 3.1); in mode ada p follows it."""
@@ -166,13 +209,12 @@ class GanTrainer:
             self.p = min(max(self.p + (step if self.r_t > self.config.ada_target else -step), 0.0), 1.0)
 
     def _train_generator(self, n: int, lod: float) -> dict[str, float]:
-        self.discriminator.requires_grad_(False)
-        fakes = self._augmented(self._fakes(n, lod, "g"), "augment g")
-        loss = generator_loss(self.discriminator.forward_native(fakes, lod))
-        self.optimizer_g.zero_grad()
-        loss.backward()
-        self.guard_g.step(self.optimizer_g)
-        return {"loss_g": loss.item()}
+        # Compiled code does not notice that its parameters stopped asking for gradients; these are thrown away instead.
+        self.discriminator.requires_grad_(self.config.compile)
+        fakes = self._augmented(self._fakes(n, lod, "g"), n, "augment g")
+        loss = generator_loss(self._scores(fakes, lod))
+        self._descend(loss, self.generator, self.optimizer_g, self.guard_g)
+        return {"loss_g": self._told([loss.detach()])[0]}
 
     @torch.no_grad()
     def _average(self, n: int) -> None:
@@ -181,6 +223,10 @@ class GanTrainer:
         self.averaged.w_avg.copy_(self.generator.w_avg)
 
     # -- what the loop asks for
+
+    @property
+    def resolution(self) -> int:
+        return self.now.resolution
 
     def row(self) -> dict:
         now = self.now
@@ -224,6 +270,13 @@ class GanTrainer:
         export(run.path / "generator.safetensors", self.averaged, metadata)
 
 
+def _compile(blocks) -> None:
+    """Compile every block in place; the modules, their parameters and their names stay what they were."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)  # all blocks share one code
+    for block in blocks:
+        block.compile(dynamic=False)
+
+
 def train_gan(
     dataset,
     run: str | Path,
@@ -247,6 +300,10 @@ def train_gan(
         kimg: thousands of images to show in all.
         max_minutes: stop after so many minutes of this call.
         device: "cpu", "cuda"; default: a GPU if there is one.
+        on_snapshot: called with the run and the trainer whenever a sample grid is written, before the checkpoint: a kill in
+            between repeats it.
+
+    Started by torchrun, its processes train as one: batches are those of the whole, and only the first one writes.
 
     Raises BadInput for an unknown preset or field, an empty data set, a run folder of another configuration or in use.
     """
@@ -258,9 +315,12 @@ def train_gan(
             raise BadInput(f"Give {', '.join(changes)} in the configuration itself.")
     else:
         config = gan_config(preset, dataset.resolution, dataset.channels, **changes)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device(device)
+    team = join_team(torch.device(device))
+    for row in growth_table(config, kimg):
+        team.check_batch(row["batch"], config.stddev_group, row["resolution"])
     metadata = dict(getattr(dataset, "metadata", {}))
-    trainer = GanTrainer(dataset, config, seed, device, metadata)
+    trainer = GanTrainer(dataset, config, seed, device, metadata, team)
     asked = {"kind": "gan", "seed": seed, "images": len(dataset), "data": metadata, **as_plain(config)}
     return drive(
         trainer,
@@ -272,4 +332,5 @@ def train_gan(
         max_minutes=max_minutes,
         progress=progress,
         on_snapshot=on_snapshot,
+        team=team,
     )

@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from stylemed.errors import BadInput
+from stylemed.training.distributed import Team
 from stylemed.training.run import Run
 
 MOST_SKIPPED = 50  # steps in a row with non-finite gradients before a run gives up
@@ -22,6 +23,8 @@ MOST_SKIPPED = 50  # steps in a row with non-finite gradients before a run gives
 
 class Trainer(Protocol):
     nimg: int
+    seconds_reading: float  # spent in the data set so far
+    resolution: int  # side of the images it is at
 
     def step(self) -> dict[str, float]: ...  # one step; the numbers are averaged over a tick
 
@@ -83,17 +86,19 @@ def drive(
     max_minutes: float | None = None,
     progress: bool = True,
     on_snapshot: Callable[[Run, Trainer], None] | None = None,
+    team: Team | None = None,
 ) -> Run:
     """Train until `kimg` thousand images were shown (in all, resumed ones included) or `max_minutes` have passed.
 
-    The same call resumes. Ends with a checkpoint and exported weights.
+    The same call resumes. Ends with a checkpoint and exported weights. Of a team, the first process reads and writes the folder.
     """
-    lock = run.begin(config)  # held until this function returns
+    team = team or Team()
+    first = team.rank == 0
+    lock, state = _begin(run, config, team)
     rows: list[dict] = []
     sums: dict[str, float] = {}
     steps = 0
     trained_seconds = 0.0
-    state = run.load_checkpoint()
     if state is not None:
         trainer.load_state_dict(state["trainer"])
         rows, sums, steps, trained_seconds = state["rows"], state["sums"], state["steps"], state["seconds"]
@@ -103,14 +108,16 @@ def drive(
                 "results will differ in the last digits.",
                 stacklevel=2,
             )
-    run.write_log(rows)
+    if first:
+        run.write_log(rows)
     saved = trainer.nimg if state is not None else -1
     started, tick_started, tick_nimg = time.monotonic(), time.monotonic(), trainer.nimg
+    tick_reading = trainer.seconds_reading
     bar = tqdm(
         total=round(kimg, 3),
         initial=round(min(trainer.nimg / 1000, kimg), 3),
         unit="kimg",
-        disable=not progress,
+        disable=not (progress and first),
         desc=run.path.name,
         bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.2f}/{total:.2f} kimg [{elapsed}<{remaining}{postfix}]",
         mininterval=1.0,
@@ -120,26 +127,42 @@ def drive(
         nonlocal saved
         if saved == trainer.nimg:
             return
-        trainer.snapshot(run)  # before the checkpoint: a kill in between repeats it
-        run.save_checkpoint(
-            {
-                "trainer": trainer.state_dict(),
-                "rows": rows,
-                "sums": sums,
-                "steps": steps,
-                "seconds": trained_seconds + time.monotonic() - started,
-                "threads": torch.get_num_threads(),
-            },
-            trainer.nimg,
-        )
         saved = trainer.nimg
-        if on_snapshot is not None:
-            on_snapshot(run, trainer)
+        if not first:
+            return
+        trainer.snapshot(run)  # before the checkpoint: a kill in between repeats it
+        try:
+            if on_snapshot is not None:
+                on_snapshot(run, trainer)
+        finally:  # whatever a callback does, the training is kept
+            run.save_checkpoint(
+                {
+                    "trainer": trainer.state_dict(),
+                    "rows": rows,
+                    "sums": sums,
+                    "steps": steps,
+                    "seconds": trained_seconds + time.monotonic() - started,
+                    "threads": torch.get_num_threads(),
+                },
+                trainer.nimg,
+                trainer.resolution,
+            )
+
+    def row(now: float) -> dict:
+        took = max(now - tick_started, 1e-9)
+        return {
+            "kimg": trainer.nimg / 1000,
+            **trainer.row(),
+            **{name: value / steps for name, value in sums.items()},
+            "minutes": (trained_seconds + now - started) / 60,
+            "images_per_second": (trainer.nimg - tick_nimg) / took,
+            "reading_share": (trainer.seconds_reading - tick_reading) / took,
+        }
 
     tick = 1000 * tick_kimg
     with bar:
         while trainer.nimg < 1000 * kimg:
-            if max_minutes is not None and time.monotonic() - started > 60 * max_minutes:
+            if max_minutes is not None and team.agree(time.monotonic() - started > 60 * max_minutes):
                 break
             before = trainer.nimg
             for name, value in trainer.step().items():
@@ -148,19 +171,37 @@ def drive(
             bar.update(min(trainer.nimg / 1000, kimg) - min(before / 1000, kimg))
             if int(trainer.nimg // tick) > int(before // tick):
                 now = time.monotonic()
-                rate = (trainer.nimg - tick_nimg) / max(now - tick_started, 1e-9)
-                means = {name: value / steps for name, value in sums.items()}
-                rows.append(
-                    {"kimg": trainer.nimg / 1000, **trainer.row(), **means}
-                    | {"minutes": (trained_seconds + now - started) / 60, "images_per_second": rate}
-                )
+                rows.append(row(now))
+                rate = rows[-1]["images_per_second"]
                 told = f"{rate:.1f} img/s, {rows[-1]['resolution']}²"
                 bar.set_postfix_str(told + (f", p {rows[-1]['p']:.2f}" if "p" in rows[-1] else ""))
-                run.write_log(rows)
+                if first:
+                    run.write_log(rows)
                 sums, steps = {}, 0
                 if len(rows) % snapshot_ticks == 0:
                     save()
                 tick_started, tick_nimg = time.monotonic(), trainer.nimg
+                tick_reading = trainer.seconds_reading
     save()
-    lock.close()
+    if (
+        first and steps
+    ):  # what came after the last tick is told too, but not kept: a resumed run begins its tick where it was
+        run.write_log([*rows, row(time.monotonic())])
+    if lock is not None:
+        lock.close()
     return run
+
+
+def _begin(run: Run, config: dict, team: Team) -> tuple:
+    """The lock on the folder (first process only; held until the training ends) and the state to go on from, the same for all."""
+    lock = state = refusal = None
+    if team.rank == 0:
+        try:
+            lock = run.begin(config)
+            state = run.load_checkpoint()
+        except BadInput as error:
+            refusal = str(error)
+    refusal, state = team.agree((refusal, state))
+    if refusal:
+        raise BadInput(refusal)
+    return lock, state

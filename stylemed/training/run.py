@@ -89,15 +89,18 @@ class Run:
         (self.path / "samples").mkdir(exist_ok=True)
         return lock
 
-    def save_checkpoint(self, state: dict, nimg: int, keep: int = 3) -> None:
-        """Write `checkpoint-NIMG.pt` beside, sync, rename; keep the newest `keep`."""
+    def save_checkpoint(self, state: dict, nimg: int, resolution: int, keep: int = 3) -> None:
+        """Write `checkpoint-NIMG-RESOLUTION.pt` beside, sync, rename; keep the newest `keep` and the last of each resolution."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
         payload = buffer.getvalue()
         digest = hashlib.sha256(payload).hexdigest().encode()
-        write_safely(self.path / f"checkpoint-{nimg:010d}.pt", _HEADER + digest + b"\n" + payload)
-        for old in self.checkpoints()[:-keep]:
-            old.unlink()
+        write_safely(self.path / f"checkpoint-{nimg:010d}-{resolution}.pt", _HEADER + digest + b"\n" + payload)
+        files = self.checkpoints()
+        last = {file.stem.rpartition("-")[2]: file for file in files}  # of each resolution
+        for old in files[:-keep]:
+            if old not in last.values():
+                old.unlink()
 
     def checkpoints(self) -> list[Path]:
         return sorted(self.path.glob("checkpoint-*.pt"))

@@ -43,6 +43,8 @@ class GanConfig:
     w_avg_beta: float = 0.995
     ema_kimg: float = 10.0  # half-life of the averaged generator …
     ema_rampup: float | None = None  # … but at most this share of the images shown so far
+    precision: str = "float32"  # or bf16: convolutions in bfloat16, weights and optimizer in float32; pays on GPUs
+    compile: bool = False  # torch.compile for the passes that need no second derivative
     # discriminator augmentation
     augment: str = "none"  # none, fixed (probability augment_p) or ada (p follows the overfitting heuristic)
     augment_p: float = 0.0
@@ -55,6 +57,8 @@ class GanConfig:
     def __post_init__(self):
         if self.augment not in ("none", "fixed", "ada"):
             raise BadInput(f"augment must be none, fixed or ada, not {self.augment}.")
+        if self.precision not in ("float32", "bf16"):
+            raise BadInput(f"precision must be float32 or bf16, not {self.precision}.")
 
 
 PRESETS: dict[str, dict] = {
@@ -128,6 +132,12 @@ def gan_config(name: str, resolution: int, channels: int = 1, **changes) -> GanC
     unknown = set(changes) - {f.name for f in fields(GanConfig)}
     if unknown:
         raise BadInput(f"Unknown training parameter {', '.join(sorted(unknown))}; see stylemed.training.GanConfig.")
+    for key, value in changes.items():
+        usual = getattr(GanConfig(), key)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = {bool: isinstance(value, bool), str: isinstance(value, str), dict: isinstance(value, dict)}
+        if not fits.get(type(usual), number or (usual is None and value is None)):
+            raise BadInput(f"{key} cannot be {value!r}; in preset paper it is {usual!r}.")
     config = GanConfig(**{**PRESETS[name], **changes, "resolution": resolution, "channels": channels})
     return replace(config, start_resolution=min(config.start_resolution, resolution))
 

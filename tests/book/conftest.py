@@ -65,3 +65,49 @@ def tiny_book(tmp_path):
     )
     chapters._current = None
     return root
+
+
+OWN = 'profile = "cpu"  # type: str\nseed = 0  # type: int\n'
+LARGE = """\
+name: gpu
+description: tiny.
+hours: none
+threads: 1
+chapters:
+  01_one: {size: 300, data: ../data/lits, scans: "5,6,7"}
+  03_two: {preset: paper, kimg: 25000.0}
+rehearsal:
+  parameters:
+    01_one: {size: 3}
+    03_two: {kimg: 0.5}
+  preset:
+    03_two: {tick_kimg: 0.25, batch: {8: 2}}
+  data: {size: 32, slices: 8, without_tumor: [6]}
+"""
+
+
+@pytest.fixture
+def large_book(tiny_book):
+    """A book whose profile wants what no test has: volumes of its own, and days."""
+    (tiny_book / "book" / "profiles" / "gpu.yaml").write_text(LARGE)
+    start = code("from stylemed import chapters\n\ninputs = chapters.inputs(profile, needs=[])")
+    (tiny_book / "book" / "01_one.ipynb").write_text(
+        notebook(
+            TITLE,
+            code(OWN + 'size = 2  # type: int\ndata = ""  # type: str\nscans = "*"  # type: str', "parameters"),
+            start,
+            code("from pathlib import Path\n\nn = len(list(Path(data).glob('volume-*.nii.gz')))"),
+            code('chapters.record("01_one", size=size, volumes=n)'),
+        )
+    )
+    (tiny_book / "book" / "03_two.ipynb").write_text(
+        notebook(
+            TITLE,
+            code(OWN + 'preset = "smoke"  # type: str\nkimg = 1.0  # type: float', "parameters"),
+            start,
+            code("from stylemed.training import gan_config\n\nconfig = gan_config(preset, 512)"),
+            code('chapters.record("03_two", kimg=kimg, tick=config.tick_kimg, widest=config.fmap_max)'),
+            code('chapters.record("03_two", batch=config.batch[8])'),
+        )
+    )
+    return tiny_book

@@ -9,6 +9,8 @@ import yaml
 
 from stylemed.chapters import MAKES, RESOLUTIONS, USES, colab_setup, repository
 from stylemed.execution import chapter_names, chapter_parameters, read_profile
+from stylemed.rehearsal import rehearsed
+from stylemed.training import encoder_config, gan_config
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = chapter_names(ROOT)
@@ -116,16 +118,41 @@ def test_profiles_are_the_agreed_ones():
     assert set(PROFILES) == {"smoke", "cpu", "colab", "gpu"} == set(RESOLUTIONS)
 
 
+def misfits(profile, chapters):
+    """Every parameter that a chapter does not have, or of another type than there: profile, chapter, parameter."""
+    found = []
+    for name, given in chapters.items():
+        known = defaults(name) if name in NAMES else {}
+        for key, value in (given or {}).items():
+            wanted = known.get(key)
+            if key not in known:
+                found.append(f"{profile}: {name}: there is no '{key}' (but {', '.join(known) or 'no such chapter'})")
+            elif not (value is None or type(value) is type(wanted) or (type(wanted), type(value)) == (float, int)):
+                found.append(f"{profile}: {name}: {key} is {value!r}, the chapter has {wanted!r}")
+    return found
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_parameter_exists(profile):
     settings = read_profile(profile, ROOT)
     assert settings.name == profile and settings.description and settings.hours
+    assert misfits(profile, settings.chapters) == []
     for name in NAMES:
-        given = chapter_parameters(name, settings, ROOT)
+        assert chapter_parameters(name, settings, ROOT)["profile"] == profile
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_rehearsal_cuts_what_exists_and_keeps_the_sizes(profile):
+    settings = read_profile(profile, ROOT)
+    cut = rehearsed(settings, ROOT)
+    assert misfits(f"{profile}, rehearsal", settings.rehearsal["parameters"]) == []
+    for name, given in settings.rehearsal["parameters"].items():
+        assert not {"preset", "resolution", "size", "folds", "data", "scans"} & set(given), "the sizes must stay"
         for key, value in given.items():
-            wanted = defaults(name)[key]
-            same = isinstance(value, type(wanted)) or isinstance(wanted, float) and isinstance(value, int)
-            assert value is None or same, f"{profile}: {name}: {key} is {value!r}, the chapter has {wanted!r}"
+            assert value < settings.chapters[name][key], f"{profile}: {name}: {key} is not cut"
+    for name, fields in settings.rehearsal["preset"].items():
+        known = gan_config if name.startswith("03") else encoder_config
+        known(cut.chapters[name]["preset"], **{"resolution": 32, **fields} if known is gan_config else fields)
 
 
 def test_cpu_profile_is_what_the_chapters_say():

@@ -3,6 +3,7 @@
 import math
 import multiprocessing
 import os
+import resource
 import signal
 import time
 import warnings
@@ -10,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_up import TIMES, TINY, Blobs
 
 from stylemed.errors import BadInput
 from stylemed.training import (
     GanConfig,
     Run,
-    augment,
     gan_config,
     growth_table,
     load_encoder,
@@ -24,30 +25,9 @@ from stylemed.training import (
     train_encoder,
     train_gan,
 )
-from stylemed.training.loop import MOST_SKIPPED, next_positions
+from stylemed.training.gan import GanTrainer
+from stylemed.training.loop import MOST_SKIPPED, GradientGuard, next_positions
 from stylemed.training.schedule import ema_beta
-
-TINY = {"latent_size": 16, "mapping_layers": 2, "fmap_base": 64, "fmap_max": 8, "batch_default": 4}
-
-
-class Blobs:
-    """A data set of bright discs, 16²."""
-
-    resolution, channels = 16, 1
-    metadata = {"window": {"lo": -100, "hi": 250}}
-
-    def __init__(self, n: int = 20):
-        stream = torch.Generator().manual_seed(0)
-        y, x = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
-        centre = torch.rand(n, 2, generator=stream) * 6 + 5
-        away = (y[None] - centre[:, :1, None]) ** 2 + (x[None] - centre[:, 1:, None]) ** 2
-        self.all = (1 - away / 8).clamp(-1, 1)[:, None].float()
-
-    def __len__(self):
-        return len(self.all)
-
-    def images(self, positions):
-        return self.all[positions]
 
 
 def state(run: Path) -> dict:
@@ -61,21 +41,23 @@ def equal(a: dict, b: dict) -> bool:
 # -- schedules
 
 
-def test_paper_schedule():
+@pytest.mark.parametrize("resolution", [512, 1024])
+def test_paper_schedule(resolution):
     """600 kimg at 8², then 600 fading and 600 stable for each doubling; batches and rates of one GPU."""
-    config = gan_config("paper", 512)
-    assert stage(0, config).resolution == 8 and stage(0, config).lod == 6
+    config = gan_config("paper", resolution)
+    sides = [8 * 2**k for k in range((resolution // 8).bit_length())]
+    assert stage(0, config).resolution == 8 and stage(0, config).lod == len(sides) - 1
     assert stage(599_999, config).alpha == 1.0
     fading = stage(900_000, config)
     assert fading.resolution == 16 and math.isclose(fading.alpha, 0.5) and fading.batch == 128
-    assert stage(1_200_000, config).lod == 5
-    table = {row["resolution"]: row for row in growth_table(config, 25_000)}
-    assert {r: row["batch"] for r, row in table.items()} == {8: 128, 16: 128, 32: 64, 64: 32, 128: 16, 256: 8, 512: 4}
-    rates = {8: 0.001, 16: 0.001, 32: 0.001, 64: 0.001, 128: 0.0015, 256: 0.002, 512: 0.003}
-    assert {r: row["learning_rate"] for r, row in table.items()} == rates
-    changes = [(row["from_kimg"], row["resolution"], row["fading"]) for row in growth_table(config, 25_000)]
-    assert changes[:4] == [(0, 8, False), (600, 16, True), (1200, 16, False), (1800, 32, True)]
-    assert changes[-1] == (7200, 512, False)
+    assert stage(1_200_000, config).lod == len(sides) - 2
+    batches = {8: 128, 16: 128, 32: 64, 64: 32, 128: 16, 256: 8, 512: 4, 1024: 4}
+    rates = {8: 0.001, 16: 0.001, 32: 0.001, 64: 0.001, 128: 0.0015, 256: 0.002, 512: 0.003, 1024: 0.003}
+    expected = [(0, 8, False, 128, 0.001)]
+    for k, side in enumerate(sides[1:]):
+        at = 600 + 1200 * k
+        expected += [(at, side, True, batches[side], rates[side]), (at + 600, side, False, batches[side], rates[side])]
+    assert [tuple(row.values()) for row in growth_table(config, 25_000)] == expected
 
 
 def test_average_decays_by_half_life_and_ramps_up():
@@ -91,29 +73,6 @@ def test_every_image_once_an_epoch():
     assert next_positions(0, 20, 7, seed=3) == [p for n in range(20) for p in next_positions(n, 1, 7, seed=3)]
 
 
-# -- augmentation
-
-
-def test_augmentation_off_changes_nothing_and_air_stays_air():
-    x = Blobs().all[:6]
-    off = augment.draw(6, 0.0, torch.Generator().manual_seed(0))
-    assert torch.equal(augment.apply(x, off), x)
-    moved = {**off, "x": torch.full((6,), 0.5), "y": torch.zeros(6)}  # a quarter of the image to the right
-    shifted = augment.apply(x, moved)
-    assert torch.allclose(shifted[..., 4:], x[..., :-4], atol=1e-5)
-    assert torch.allclose(shifted[..., :4], torch.full_like(shifted[..., :4], -1.0), atol=1e-5)
-
-
-def test_augmentation_never_mirrors_and_is_differentiable():
-    y, x = torch.meshgrid(torch.linspace(-1, 1, 16), torch.linspace(-1, 1, 16), indexing="ij")
-    ramp = x.expand(64, 1, 16, 16).clone().requires_grad_()  # dark on the left, bright on the right
-    out = augment.apply(ramp, augment.draw(64, 1.0, torch.Generator().manual_seed(0)))
-    middle = out[:, 0, 6:10]
-    assert (middle[..., 8:12].mean(dim=(1, 2)) > middle[..., 4:8].mean(dim=(1, 2))).all()
-    out.sum().backward()
-    assert torch.isfinite(ramp.grad).all() and ramp.grad.abs().sum() > 0
-
-
 # -- runs
 
 
@@ -122,6 +81,7 @@ def test_training_learns_logs_and_exports(tmp_path):
     log = run.log()
     assert list(log.kimg.round(2)) == [round(0.08 * k, 2) for k in range(1, 21)]
     assert {"loss_d", "loss_g", "r1", "r_t", "images_per_second", "resolution"} <= set(log.columns)
+    assert log.reading_share.between(0, 0.5).all()
     assert log.skipped.max() == 0 and (log.isna().sum() == 0).all()
     assert len(run.samples()) == 10
     generator, metadata = load_generator(run.path)
@@ -131,12 +91,17 @@ def test_training_learns_logs_and_exports(tmp_path):
     assert images[..., 4:12, 4:12].mean() > images[..., :2].mean()  # bright in the middle, dark at the rim
 
 
+def test_training_that_ends_before_its_first_tick_has_a_log(tmp_path):
+    log = train_gan(Blobs(), tmp_path / "run", "smoke", kimg=0.008, progress=False, **TINY).log()
+    assert list(log.kimg) == [0.008] and (log.isna().sum() == 0).all()
+
+
 def test_resumed_run_is_bit_identical(tmp_path):
     train_gan(Blobs(), tmp_path / "whole", "smoke", kimg=0.5, progress=False, **TINY)
     for kimg in (0.1, 0.132, 0.3, 0.5):
         train_gan(Blobs(), tmp_path / "parts", "smoke", kimg=kimg, progress=False, **TINY)
     assert equal(state(tmp_path / "whole"), state(tmp_path / "parts"))
-    a, b = (Run(tmp_path / name).log().drop(columns=["minutes", "images_per_second"]) for name in ("whole", "parts"))
+    a, b = (Run(tmp_path / name).log().drop(columns=TIMES) for name in ("whole", "parts"))
     assert a.equals(b)
 
 
@@ -167,6 +132,70 @@ def test_generator_of_a_training_stopped_early_draws_as_far_as_it_has_grown(tmp_
     assert generator.lod == metadata["lod"] == 1.0
     images = generator(torch.randn(4, 16))
     assert images.shape == (4, 1, 16, 16) and torch.equal(images[..., ::2, ::2], images[..., 1::2, 1::2])
+
+
+def test_last_checkpoint_of_each_resolution_stays(tmp_path):
+    grow = {**TINY, "start_resolution": 8, "stable_kimg": 0.16, "fade_kimg": 0.16, "snapshot_ticks": 1}
+    run = train_gan(Blobs(), tmp_path / "run", "smoke", kimg=0.8, progress=False, **grow)
+    names = [file.stem.split("-")[1:] for file in run.checkpoints()]
+    assert names == [["0000000160", "8"], ["0000000640", "16"], ["0000000720", "16"], ["0000000800", "16"]]
+
+
+def _train_on_a_small_disk(folder):
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing beyond the limit fails as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    try:
+        train_gan(Blobs(), folder, "smoke", kimg=0.3, progress=False, **TINY)
+    except BadInput as error:
+        (folder / "said.txt").write_text(str(error))
+
+
+def test_full_disk_stops_with_a_sentence_and_the_last_checkpoint_stands(tmp_path):
+    folder = tmp_path / "run"
+    train_gan(Blobs(), folder, "smoke", kimg=0.16, progress=False, **TINY)
+    before = {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix in (".pt", ".safetensors")}
+    process = multiprocessing.get_context("spawn").Process(target=_train_on_a_small_disk, args=(folder,))
+    process.start()
+    process.join()
+    assert "could not be written" in (folder / "said.txt").read_text()
+    assert {file.name: file.read_bytes() for file in folder.iterdir() if file.name in before} == before
+    assert not list(folder.glob("*.part"))
+    train_gan(Blobs(), folder, "smoke", kimg=0.3, progress=False, **TINY)
+    train_gan(Blobs(), tmp_path / "whole", "smoke", kimg=0.3, progress=False, **TINY)
+    assert equal(state(folder), state(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("options, most", [({"precision": "bf16"}, 0.2), ({"compile": True}, 1e-4)])
+def test_faster_ways_compute_the_same_gradients(monkeypatch, options, most):
+    # The cheap backend traces forward and backward as the real one does, and has no second derivative either.
+    compiled = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compiled(self, backend="aot_eager", **how))
+    seen = []
+    step = GradientGuard.step
+
+    def spy(self, optimizer):
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        seen.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
+        step(self, optimizer)
+
+    monkeypatch.setattr(GradientGuard, "step", spy)
+    common = {**TINY, "r1_interval": 2, "start_resolution": 16, "learning_rate_default": 0.0}
+    for changes in ({}, options):
+        trainer = GanTrainer(Blobs(), gan_config("smoke", 16, **common, **changes), seed=0)
+        for _ in range(3):  # with R1, without, with
+            trainer.step()
+    assert len(seen) == 12
+    for plain, fast in zip(seen[:6], seen[6:], strict=True):
+        assert (plain - fast).norm() < most * plain.norm()
+
+
+def test_colour_images_train_too(tmp_path):
+    run = train_gan(Blobs(channels=3), tmp_path / "run", "smoke", kimg=0.8, progress=False, **TINY)
+    images = load_generator(run.path)[0](torch.randn(32, 16, generator=torch.Generator().manual_seed(0)))
+    assert images.shape == (32, 3, 16, 16)
+    middle = images[..., 4:12, 4:12].mean(dim=(0, 2, 3))
+    assert middle[0] > middle[1:].max()  # the discs are red
 
 
 def test_other_configuration_is_refused_with_its_keys(tmp_path):
@@ -224,6 +253,10 @@ def test_unknown_names_are_told():
         gan_config("nope", 64)
     with pytest.raises(BadInput, match="learning_speed"):
         gan_config("smoke", 64, learning_speed=1)
+    with pytest.raises(BadInput, match="r1_gamma cannot be 'ten'"):
+        gan_config("smoke", 64, r1_gamma="ten")
+    with pytest.raises(BadInput, match="precision must be"):
+        gan_config("smoke", 64, precision="fp8")
     with pytest.raises(BadInput, match="augment must be"):
         gan_config("smoke", 64, augment="mirror")
 

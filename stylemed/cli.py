@@ -175,6 +175,10 @@ def train_gan_command(
             show_default=False,
         ),
     ] = None,
+    inception: Annotated[
+        Path | None,
+        typer.Option(help="Inception v3 weights, for one more distance in distances.csv.", show_default=False),
+    ] = None,
 ) -> None:
     """Train the StyleGAN on a store. Several GPUs: torchrun --nproc-per-node N -m stylemed train gan ..."""
     from stylemed.data.store import SliceDataset, SliceStore
@@ -190,7 +194,7 @@ def train_gan_command(
         max_minutes=max_minutes,
         seed=seed,
         device=device,
-        on_snapshot=Distances(dataset) if len(dataset) >= 4 else None,
+        on_snapshot=Distances(dataset, inception=inception) if len(dataset) >= 4 else None,
         **_changes(change),
     )
     if os.environ.get("RANK", "0") == "0":

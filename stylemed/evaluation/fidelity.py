@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from stylemed.errors import BadInput
+from stylemed.evaluation.inception import Inception
 from stylemed.evaluation.memorization import grey, nearest, nearest_other_patient, thumbnails
 from stylemed.networks.layers import downscale, upscale
 from stylemed.training.loop import random_stream
@@ -187,6 +188,8 @@ class Distances:
     - nearest, nearest_train: medians of `memorization.nearest` and of its yardstick. The first far below the second: copies.
     - spread, spread_train: standard deviation of a pixel over the images, mean over pixels. The first far below: few modes.
 
+    - inception: Fréchet distance of Inception's features, only where its weights were given
+
     and `neighbours.png`: the eight generated slices nearest to a training slice, above those slices. The latents are the
     same each time, the stored noise maps are used, and no global random number is drawn: a run with and without this
     callback is the same, bit for bit. A resumed run replaces the rows from its checkpoint on.
@@ -196,11 +199,19 @@ class Distances:
         seed: of the latents and of the floor.
         count: images drawn each time. Distances of different counts are not comparable.
         batch: images drawn at a time.
+        inception: file with the weights of Inception v3, if they are at hand (see `Inception`).
 
     BadInput for fewer than four slices.
     """
 
-    def __init__(self, dataset, seed: int = 0, count: int = 500, batch: int = BATCH):
+    def __init__(
+        self,
+        dataset,
+        seed: int = 0,
+        count: int = 500,
+        batch: int = BATCH,
+        inception: str | Path | None = None,
+    ):
         self.dataset, self.seed, self.count, self.batch = dataset, seed, count, batch
         if count < 2 or batch < 1:
             raise BadInput(f"Distances need at least two images drawn, not {count} in batches of {batch}.")
@@ -208,7 +219,11 @@ class Distances:
             raise BadInput(f"Distances need at least four training slices, not {len(dataset)}.")
         patients = _patients(dataset)
         positions = range(len(dataset))
-        found, self.train, spread = _survey(dataset.images(list(positions[i : i + batch])) for i in positions[::batch])
+        self.inception = Inception(inception) if inception else None
+        found, self.train, spread, pooled = _survey(
+            (dataset.images(list(positions[i : i + batch])) for i in positions[::batch]), self.inception
+        )
+        self.pooled = pooled
         self.reference = Reference(found, patients)
         self.yardsticks = {
             "frechet_floor": self.reference.floor(seed),
@@ -220,7 +235,9 @@ class Distances:
         """Measure `trainer.averaged` as it is now, and write both files."""
         stream = random_stream(self.seed, 0, "distances")
         z = torch.randn(self.count, trainer.averaged.latent_size, generator=stream)
-        found, small, spread = _survey(self._draw(trainer, part) for part in z.split(self.batch))
+        found, small, spread, pooled = _survey(
+            (self._draw(trainer, part) for part in z.split(self.batch)), self.inception
+        )
         distances, positions = nearest(small, self.train)
         row = {
             "kimg": trainer.nimg / 1000,
@@ -230,6 +247,8 @@ class Distances:
             "spread": spread,
             **self.yardsticks,
         }
+        if pooled is not None:
+            row["inception"] = frechet_distance(pooled, self.pooled)
         _write_row(run.path, row)
         closest = np.argsort(distances, kind="stable")[:PAIRS]
         pairs = [self._draw(trainer, z[closest]), self.dataset.images(positions[closest].tolist())]
@@ -251,14 +270,14 @@ def read_distances(run_path: str | Path) -> pd.DataFrame:
         table = pd.read_csv(file, float_precision="round_trip")
     except (ValueError, OSError):
         table = pd.DataFrame()
-    if list(table.columns) != COLUMNS:
+    if list(table.columns) not in (COLUMNS, [*COLUMNS, "inception"]):
         raise BadInput(f"{file} was not written by this program or is damaged; move it away.")
     return table
 
 
 def _write_row(folder: Path, row: dict) -> None:
     """Add a row to distances.csv in place of any of the same kimg or later: those were measured before a resume."""
-    table = pd.DataFrame([row], columns=COLUMNS)
+    table = pd.DataFrame([row])[[*COLUMNS, *(["inception"] if "inception" in row else [])]]
     file = folder / "distances.csv"
     if file.is_file():
         before = read_distances(folder)
@@ -267,18 +286,24 @@ def _write_row(folder: Path, row: dict) -> None:
     write_safely(file, table.to_csv(index=False).encode())
 
 
-def _survey(batches: Iterable[Tensor]) -> tuple[np.ndarray, Tensor, float]:
-    """Batches [n, C, R, R] -> features [N, 128], thumbnails [N, 1, 32, 32], spread; never all images in memory."""
-    found, small, total, squares = [], [], 0.0, 0.0
+def _survey(batches: Iterable[Tensor], inception=None) -> tuple[np.ndarray, Tensor, float, np.ndarray | None]:
+    """Batches [n, C, R, R] -> features [N, 128], thumbnails [N, 1, 32, 32], spread, Inception's features [N, 2048] or None.
+
+    Never all images in memory.
+    """
+    found, small, pooled, total, squares = [], [], [], 0.0, 0.0
     for images in batches:
         image = grey(images)
         found.append(_features(image))
         small.append(thumbnails(image))
+        if inception is not None:
+            pooled.append(inception(images))
         total = total + image.double().sum(dim=0)
         squares = squares + image.double().square().sum(dim=0)
     n = sum(map(len, found))
     variance = squares / n - (total / n) ** 2
-    return torch.cat(found).numpy(), torch.cat(small), variance.clamp(min=0).sqrt().mean().item()
+    spread = variance.clamp(min=0).sqrt().mean().item()
+    return torch.cat(found).numpy(), torch.cat(small), spread, np.concatenate(pooled) if pooled else None
 
 
 def _patients(dataset) -> np.ndarray | None:

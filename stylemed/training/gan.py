@@ -143,11 +143,11 @@ class GanTrainer:
             for layer, m in enumerate(generator.noise_maps())
         ]
         with self._precision():
-            return generator.synthesis_native(w_plus, noise, lod).float()
+            return _whole(generator.synthesis_native(w_plus, noise, lod))
 
     def _scores(self, images: Tensor, lod: float) -> Tensor:
         with self._precision():
-            return self.discriminator.forward_native(images, lod).float()
+            return _whole(self.discriminator.forward_native(images, lod))
 
     def _precision(self):
         """bfloat16 where the configuration asks for it: convolutions and dense layers; what is summed up stays float32."""
@@ -206,7 +206,9 @@ class GanTrainer:
         self.r_t, self.signs = sum(self.signs) / every, []
         if self.config.augment == "ada":
             step = every * n / (1000 * self.config.ada_kimg)
-            self.p = min(max(self.p + (step if self.r_t > self.config.ada_target else -step), 0.0), 1.0)
+            self.p = min(
+                max(self.p + (step if self.r_t > self.config.ada_target else -step), 0.0), self.config.ada_most
+            )
 
     def _train_generator(self, n: int, lod: float) -> dict[str, float]:
         # Compiled code does not notice that its parameters stopped asking for gradients; these are thrown away instead.
@@ -268,6 +270,11 @@ class GanTrainer:
         run.save_grid(images, self.nimg)
         metadata = {**self.metadata, "seed": self.seed, "nimg": self.nimg, "lod": self.now.lod}
         export(run.path / "generator.safetensors", self.averaged, metadata)
+
+
+def _whole(x: Tensor) -> Tensor:
+    """bfloat16 back to float32; anything else as it is."""
+    return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def _compile(blocks) -> None:

@@ -322,3 +322,18 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
             read_distances(tmp_path)
     with pytest.raises(BadInput, match="not finite"):
         measured(tmp_path, Blobs(), Blobs().all * float("nan"))
+
+
+def test_inception_is_used_where_its_weights_are_given(tmp_path):
+    from torchvision.models import inception_v3
+
+    torch.manual_seed(0)
+    torch.save(inception_v3(weights=None, init_weights=False).state_dict(), tmp_path / "inception.pth")
+    measure = Distances(Blobs(8), count=4, inception=tmp_path / "inception.pth")
+    train_gan(Blobs(8), tmp_path / "run", "smoke", kimg=0.008, progress=False, on_snapshot=measure, **TINY)
+    table = read_distances(tmp_path / "run")
+    assert table.columns[-1] == "inception" and (table.inception >= 0).all()
+    (tmp_path / "other.pth").write_bytes(b"nonsense")
+    for name in ("other.pth", "missing.pth"):
+        with pytest.raises(BadInput, match=name):
+            Distances(Blobs(8), inception=tmp_path / name)

@@ -172,7 +172,7 @@ def _make_small(result: Inputs, needs: tuple[str, ...], side: int) -> None:
         stamp.write_text(digest)
     if not _marker(folder, "store").is_file():
         from stylemed.data.phantom import make_phantom
-        from stylemed.data.store import prepare
+        from stylemed.data.preparing import prepare
 
         shutil.rmtree(folder / "phantom", ignore_errors=True)
         print(f"  making a phantom and its slices at {side} x {side} pixels ...")

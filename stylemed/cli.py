@@ -7,7 +7,6 @@ Exit codes: 0 done, 1 a chapter failed or a number left its tolerance, 2 bad inp
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +14,7 @@ import typer
 
 from stylemed import __version__
 from stylemed.cli_book import book, fail
+from stylemed.cli_data import Seed, download, inspect, phantom, prepare
 from stylemed.errors import BadInput
 
 app = typer.Typer(
@@ -26,10 +26,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 train = typer.Typer(help="Train the generator, then the encoder. The same line resumes.", no_args_is_help=True)
+for command in (phantom, download, prepare, inspect):
+    app.command()(command)
 app.add_typer(train, name="train")
 app.add_typer(book, name="book")
 
-Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
 Minutes = Annotated[float | None, typer.Option(help="Stop after so many minutes; the same line goes on.")]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda or cuda:N. Default: a GPU if there is one.", show_default=False)
@@ -66,92 +67,6 @@ def options(
     ] = False,
 ) -> None:
     """StyleGAN and an encoder on CT slices: from LiTS volumes to style mixing and the tumor direction."""
-
-
-# ---- data -----------------------------------------------------------------------------------------------
-
-
-@app.command()
-def phantom(
-    out: Annotated[Path, typer.Option(help="Folder to write volumes, segmentations, volumes.csv and truth.csv to.")],
-    patients: Annotated[int, typer.Option(help="Patients of the split train.", min=0)] = 11,
-    judge_patients: Annotated[int, typer.Option(help="Patients of the split judge.", min=0)] = 0,
-    test_patients: Annotated[int, typer.Option(help="Patients of the split test.", min=0)] = 0,
-    size: Annotated[int, typer.Option(help="Side of a slice in pixels, 32 to 512.")] = 128,
-    slices: Annotated[
-        int | None, typer.Option(help="Slices per patient. Default: 42 to 58, by patient.", show_default=False)
-    ] = None,
-    seed: Seed = 0,
-) -> None:
-    """Write synthetic patients as LiTS pairs whose truth is on record."""
-    from stylemed.data.phantom import make_phantom
-
-    folder = make_phantom(
-        out,
-        patients=patients,
-        judge_patients=judge_patients,
-        test_patients=test_patients,
-        size=size,
-        slices=slices,
-        seed=seed,
-    )
-    print(f"{patients + judge_patients + test_patients} patients in {folder}")
-
-
-@app.command()
-def prepare(
-    source: Annotated[Path, typer.Argument(help="Folder with volume-N.nii[.gz] and segmentation-N.nii[.gz].")],
-    out: Annotated[Path, typer.Option(help="Folder of the slice store to write.")],
-    resolution: Annotated[int, typer.Option(help="Side of a stored slice in pixels, a power of two.")] = 64,
-    window: Annotated[
-        tuple[float, float] | None,
-        typer.Option(
-            metavar="LO HI",
-            help="HU interval mapped to [-1, 1]. Default: -100 250, cut down to what all inputs hold.",
-            show_default=False,
-        ),
-    ] = None,
-    include: Annotated[
-        str | None,
-        typer.Option(
-            metavar="GLOB",
-            help="Only volumes whose file name matches; several patterns are separated by commas.",
-            show_default=False,
-        ),
-    ] = None,
-    exclude: Annotated[
-        str | None, typer.Option(metavar="GLOB", help="No volumes whose file name matches.", show_default=False)
-    ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that read volumes.", min=1)] = 2,
-    seed: Seed = 0,
-) -> None:
-    """Turn LiTS volumes into a store of slices that hold liver."""
-    from stylemed.data.store import prepare as prepare_store
-
-    report = prepare_store(
-        source,
-        out,
-        resolution,
-        window=window,
-        include=include,
-        exclude=exclude,
-        workers=workers,
-        seed=seed,
-    )
-    if report.table is not None:
-        print(report.table)
-    if report.left_out:
-        for case, why in report.left_out.items():
-            print(f"stylemed: left out {case}: {why}", file=sys.stderr)
-        raise typer.Exit(3)
-
-
-@app.command()
-def inspect(store: Annotated[Path, typer.Argument(help="Folder of a slice store.")]) -> None:
-    """Say what a slice store holds: patients, slices and labels by split."""
-    from stylemed.data.store import SliceStore
-
-    print(SliceStore.open(store).describe())
 
 
 # ---- training -------------------------------------------------------------------------------------------
@@ -258,10 +173,39 @@ def train_encoder_command(
     _trained(done)
 
 
+@train.command("judge")
+def train_judge_command(
+    store: Annotated[Path, typer.Option(help="Slice store; only its split judge is read.")],
+    run: Annotated[Path, typer.Option(help="Run folder; made if needed, gone on with if it is there.")],
+    kimg: Annotated[float, typer.Option(help="Slices to show in all, in thousands.")] = 60.0,
+    max_minutes: Minutes = None,
+    seed: Seed = 0,
+) -> None:
+    """Train the judge: a reader of slices that has no part in generating them."""
+    from stylemed.data.store import SliceStore
+    from stylemed.evaluation.judge_training import train_judge
+
+    _trained(train_judge(SliceStore.open(store), run, kimg=kimg, max_minutes=max_minutes, seed=seed))
+
+
 def _trained(run) -> None:
     log, samples = run.log(), run.samples()
     seen = f"{log['kimg'].iloc[-1]:.2f} thousand images" if len(log) else "no image yet"
     print(f"{run.path}: {seen}" + (f"; last sample grid {samples[-1]}" if samples else ""))
+
+
+@app.command()
+def judge(
+    store: Annotated[Path, typer.Argument(help="Slice store.")],
+    judge: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of the judge.")],
+    split: Annotated[str, typer.Option(help="Split to measure the judge's own errors on.")] = "test",
+) -> None:
+    """Say how wrong the judge is, factor by factor, on patients it has never seen."""
+    from stylemed.data.store import SliceStore
+    from stylemed.evaluation.judge import Judge, errors
+
+    table = errors(Judge.load(judge), SliceStore.open(store), split)
+    print(table.round(3).to_string(index=False))
 
 
 # ---- latent space ---------------------------------------------------------------------------------------

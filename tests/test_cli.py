@@ -14,10 +14,13 @@ from stylemed.cli import app, main
 COMMANDS = [
     [],
     ["phantom"],
+    ["download"],
     ["prepare"],
     ["inspect"],
     ["train", "gan"],
     ["train", "encoder"],
+    ["train", "judge"],
+    ["judge"],
     ["encode"],
     ["sample"],
     ["mix"],
@@ -88,6 +91,8 @@ def test_help_is_quick(python_env):
         ["direction", "nowhere", "--out", "d.safetensors"],
         ["generate", "nowhere", "--direction", "d", "--out", "images"],
         ["phantom", "--out", "p", "--patients", "0"],
+        ["download", "nothing"],
+        ["judge", "nowhere", "--judge", "nowhere"],
         ["book", "run", "--profile", "smoke"],
         ["book", "check", "--profile", "smoke"],
     ],
@@ -118,9 +123,10 @@ def test_the_whole_way(cli, tmp_path):
 
     cli("phantom", "--out", "p", "--patients", 6, "--test-patients", 4, "--size", 64, "--slices", 12)
     cli("prepare", "p", "--out", "store", "--resolution", 32, "--workers", 1)
-    assert "train" in cli("inspect", "store").stdout
+    assert "train" in cli("inspect", "store", "--out", "sheet.png").stdout
     gan = ("train", "gan", "--store", "store", "--run", "gan", "--preset", "smoke", "--kimg", 0.16)
     cli(*gan)
+    assert pd.read_csv(tmp_path / "gan" / "distances.csv")["frechet"].iloc[-1] > 0
     before = (tmp_path / "gan" / "generator.safetensors").read_bytes()
     cli(*gan)  # the same line resumes, and there is nothing left to do
     assert (tmp_path / "gan" / "generator.safetensors").read_bytes() == before
@@ -157,7 +163,7 @@ def test_the_whole_way(cli, tmp_path):
         "walk.png",
     )
     assert "AUC" in found.stdout and "interval" in found.stdout
-    for name in ("sample.png", "mix.png", "random.png", "walk.png"):
+    for name in ("sheet.png", "sample.png", "mix.png", "random.png", "walk.png"):
         with Image.open(tmp_path / name) as image:
             assert image.width > 100
     cli(
@@ -179,6 +185,17 @@ def test_the_whole_way(cli, tmp_path):
     with Image.open(tmp_path / "images" / table["file"][0]) as image:
         assert image.size == (32, 32) and image.mode == "L"
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_fields_of_a_preset_can_be_set(cli, tmp_path):
+    cli("phantom", "--out", "p", "--patients", 4, "--size", 32, "--slices", 8)
+    cli("prepare", "p", "--out", "store", "--resolution", 32, "--workers", 1)
+    gan = ("train", "gan", "--store", "store", "--run", "gan", "--preset", "smoke", "--kimg", 0.016)
+    cli(*gan, "--set", "r1_gamma=1e-1", "--set", "precision=bf16", "--set", "batch={32: 4}")
+    config = (tmp_path / "gan" / "config.yaml").read_text()
+    assert "r1_gamma: 0.1" in config and "precision: bf16" in config and "'32': 4" in config
+    for wrong, says in (("gamma=1", "gamma"), ("r1_gamma=much", "r1_gamma cannot be"), ("r1_gamma", "NAME=VALUE")):
+        assert says in sentence(cli(*gan[:-4], "--preset", "smoke", "--kimg", 0.016, "--set", wrong, code=2))
 
 
 def test_left_out_cases_are_named_and_exit_3(cli, tmp_path):

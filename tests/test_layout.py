@@ -22,6 +22,7 @@ ORDER = [
     "publishing",
     "regression",
     "rehearsal",
+    "cli_data",
     "cli_book",
     "cli",
     "__main__",

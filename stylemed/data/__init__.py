@@ -3,9 +3,11 @@
 Importing this package loads neither torch nor MONAI.
 """
 
+from stylemed.data.layouts import Case, find_cases
 from stylemed.data.phantom import make_phantom
-from stylemed.data.store import PrepareReport, SliceDataset, SliceStore, Window, prepare
-from stylemed.data.volumes import Case, Volume, find_cases, read_case
+from stylemed.data.preparing import PrepareReport, prepare
+from stylemed.data.store import SliceDataset, SliceStore, Window
+from stylemed.data.volumes import Volume, read_case
 
 __all__ = [
     "Case",

@@ -24,8 +24,8 @@ from stylemed.data.anatomy import (
 )
 
 
-def draw(anatomy, shape, spacing):
-    """HU (float32, without noise) and labels (0, 1 liver, 2 tumor), both [Z, Y, X], of one patient."""
+def draw(anatomy, shape, spacing, table=True):
+    """HU (float32, without noise) and labels (0, 1 liver, 2 tumor), both [Z, Y, X], of one patient, on the table or not."""
     canvas = Canvas(anatomy, shape, spacing)
     rng = np.random.default_rng([anatomy.seed, 100])
     wall = outline(anatomy, canvas.p)
@@ -33,7 +33,8 @@ def draw(anatomy, shape, spacing):
     dome = diaphragm(anatomy, canvas.p)
     grain = spline_field([anatomy.seed, 10], canvas.axes, 7.0)
     slow = spline_field([anatomy.seed, 11], canvas.axes, 22.0)
-    table(canvas, wall[0])
+    if table:
+        couch(canvas)
     body_wall(canvas, wall, inner, grain, slow)
     inside(canvas, inner, dome, grain, slow, rng)
     skeleton(canvas, wall, grain)
@@ -47,7 +48,7 @@ def draw(anatomy, shape, spacing):
     return canvas.hu, canvas.labels
 
 
-def table(canvas, outside):
+def couch(canvas):
     """Two thin curved sheets under the back; straight whatever the patient's warp."""
     a = canvas.anatomy
     z, y, x = canvas.axes

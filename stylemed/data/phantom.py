@@ -1,43 +1,37 @@
 """Synthetic patients in the LiTS layout, whose truth is on record.
 
 No patient is copied from anyone: body, organs and tumors are drawn from a seed (see `anatomy` and `organs`), then
-looked at the way a scanner looks: partial volume, point-spread function, noise with the spectrum of filtered
-back-projection.
+looked at the way a scanner looks (see `scanner`). What the scanner decides is drawn on its own: phase, kernel, dose, slice
+thickness and field of view say nothing of the anatomy, and the anatomy nothing of them.
 Patient i of a seed is the same at every image size and however many patients are made.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from stylemed.data import anatomy as an
+from stylemed.data.scanner import MR_MAX, Look, scan, scan_mr
 from stylemed.errors import BadInput
 
+MIXED = "mixed"
+PHASES = {"portal": 0.55, "arterial": 0.25, "none": 0.2}  # how often each comes in a mixed phantom
 KINDS = ("hypodense",) * 9 + ("necrotic",) * 4 + ("rim",) * 3 + ("hyperdense", "calcified") * 2  # as often as listed
-KERNELS = {"soft": (0.55, 0.33), "sharp": (0.35, 0.55)}  # point spread (sigma, mm), noise roll-off (1/mm)
-
-
-@dataclass
-class Look:
-    """What the scanner decides, independent of the anatomy."""
-
-    phase: str = "portal"
-    kernel: str = "soft"
-    noise_hu: float = 18.0  # standard deviation in the middle of the body at 0.75 mm pixels
-    margin_mm: float = 30.0  # air left and right of the body together
-    slice_mm: float = 4.0
-    slices: int = 48
 
 
 def _rng(seed, patient, purpose):
     return np.random.default_rng([seed, patient, purpose])
 
 
+def draw_phase(seed: int, patient: int, phase: str) -> str:
+    """The contrast phase of one patient: the one asked for, or, for "mixed", any of the three."""
+    return phase if phase != MIXED else str(_rng(seed, patient, 5).choice(list(PHASES), p=list(PHASES.values())))
+
+
 def draw_look(seed: int, patient: int, one: an.Anatomy) -> Look:
-    """The look of one patient: portal phase (so is most of LiTS), everything else at random."""
+    """The look of one patient at random, but for the phase."""
     rng = _rng(seed, patient, 1)
     slices = int(rng.integers(42, 59))
     return Look(
@@ -46,6 +40,9 @@ def draw_look(seed: int, patient: int, one: an.Anatomy) -> Look:
         margin_mm=float(rng.uniform(8, 60)),
         slices=slices,
         slice_mm=round(208 * one.scale[2] / slices, 3),  # from below the liver to above its dome
+        streak_hu=float(rng.uniform(1, 6)),
+        mr_bias=float(rng.uniform(0.1, 0.3)),
+        mr_noise=float(rng.uniform(10, 30)),
     )
 
 
@@ -82,13 +79,13 @@ def draw_anatomy(seed: int, patient: int, phase: str = "portal") -> an.Anatomy:
 
 
 def draw_lesions(one: an.Anatomy, rng, tumors: bool) -> list[an.Lesion]:
-    """Tumors (1 to 6) and cysts (0 to 2) at free places inside the liver."""
-    count = int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.15, 0.2, 0.25, 0.2, 0.1, 0.1])) if tumors else 0
+    """Tumors (1 to 8, 4 to 60 mm) and cysts (0 to 2) at free places inside the liver."""
+    count = int(rng.choice(8, p=[0.17, 0.2, 0.2, 0.15, 0.1, 0.08, 0.05, 0.05])) + 1 if tumors else 0
     cysts = int(rng.choice([0, 1, 2], p=[0.65, 0.25, 0.1]))
     places = rng.uniform((-150, -95, -90), (70, 85, 80), (4000, 3)).astype(np.float32)
     depth = -an.liver_shape(one, tuple(places.T))
     main = rng.choice(KINDS)  # the tumors of a patient are mostly of one kind
-    sizes = np.clip(np.exp(rng.normal(np.log(22), 0.5, count)), 6, 52)
+    sizes = np.clip(np.exp(rng.normal(np.log(20), 0.6, count)), 4, 60)
     if count:
         sizes[0] = max(sizes[0], 24)  # one of them is seen at 64 pixels too
     jobs = [(main if rng.uniform() < 0.75 else rng.choice(KINDS), d) for d in sorted(sizes, reverse=True)]
@@ -126,55 +123,6 @@ def draw_lesions(one: an.Anatomy, rng, tumors: bool) -> list[an.Lesion]:
     return lesions
 
 
-# ---------------------------------------------------------------- the scanner
-
-
-def noise(rng, shape, pixel_mm: float, rolloff: float, std: float) -> np.ndarray:
-    """Noise [Z, Y, X] with the spectrum f exp(-(f / rolloff)^2) of filtered back-projection, averaged over each pixel.
-
-    `std` holds at 0.75 mm pixels; larger pixels see less of it, as a real image does that is averaged down.
-    """
-
-    def power(fx, fy, pixel):
-        f2 = fx**2 + fy**2
-        return np.sqrt(f2) * np.exp(-f2 / rolloff**2) * (np.sinc(fx * pixel) * np.sinc(fy * pixel)) ** 2
-
-    def folded(n, pixel):
-        f = np.fft.fftfreq(n, pixel)
-        total = np.zeros((n, n))
-        for i in range(-2, 3):  # frequencies beyond Nyquist come back as aliases
-            for j in range(-2, 3):
-                total += power(f[:, None] + i / pixel, f[None, :] + j / pixel, pixel)
-        return total / pixel**2
-
-    n = shape[-1]
-    spectrum = folded(n, pixel_mm)
-    gain = std / np.sqrt(folded(256, 0.75).mean())
-    half = np.sqrt(spectrum)[:, : n // 2 + 1].astype(np.float32) * np.float32(gain)
-    out = np.empty(shape, np.float32)
-    for k in range(shape[0]):  # independent from slice to slice
-        white = rng.standard_normal(shape[1:], dtype=np.float32)
-        out[k] = np.fft.irfft2(np.fft.rfft2(white) * half, s=shape[1:])
-    return out
-
-
-def scan(one: an.Anatomy, look: Look, size: int, rng) -> tuple[np.ndarray, np.ndarray, float]:
-    """HU int16 and labels uint8 [Z, Y, X] as the scanner gives them, and the pixel in mm."""
-    from scipy import ndimage
-
-    from stylemed.data.organs import draw
-
-    widest = 1.03 * an.HALF_WIDTH * one.scale[0] + 1.1 * one.fat_mm * (0.75 + one.fat_sides)
-    pixel = round((2 * widest + look.margin_mm) / size, 4)  # so the field of view is about 320 to 450 mm
-    hu, labels = draw(one, (look.slices, size, size), (look.slice_mm, pixel, pixel))
-    psf, rolloff = KERNELS[look.kernel]
-    hu = ndimage.gaussian_filter(hu, (0.45, psf / pixel, psf / pixel), output=np.float32)
-    y, x = np.ogrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
-    thick = np.exp(-(((x / 0.75) ** 2 + (y / 0.6) ** 2) ** 1.5)).astype(np.float32)
-    hu += noise(rng, hu.shape, pixel, rolloff, look.noise_hu) * (0.55 + 0.45 * thick)
-    return np.clip(np.rint(hu), -1024, 3071).astype(np.int16), labels, pixel
-
-
 # ---------------------------------------------------------------- the files
 
 
@@ -187,14 +135,16 @@ def make_phantom(
     seed: int = 0,
     slices: int | None = None,
     phase: str = "portal",
+    mr: bool = False,
     workers: int = 1,
     progress: bool = True,
 ) -> Path:
     """Write synthetic patients as LiTS pairs with `volumes.csv`, `truth.csv` and `lesions.csv`; returns the folder.
 
     `patients` go to the split train, then come those of judge and test. `size` is the image's side in pixels (64 to
-    512), `slices` fixes their number (else 42 to 58 by patient), `workers` processes draw one patient each.
-    The same call again makes nothing new.
+    512), `slices` fixes their number (else 42 to 58 by patient), `phase` is none, arterial, portal or mixed, `workers` processes
+    draw one patient each. The same call again makes nothing new.
+    `mr`: each patient is looked at by an MR-like modality too, on the same grid: volume-Nmr, of modality MR.
     Volumes: int16 HU, axes LPS, the field of view fits the body; labels 0, 1 liver, 2 tumor. Odd patients have tumors.
     """
     import json
@@ -206,7 +156,7 @@ def make_phantom(
     out = Path(out)
     counts = {"train": patients, "judge": judge_patients, "test": test_patients}
     _check(counts, size, slices, phase)
-    made_by = dict(phantom=VERSION, size=size, seed=seed, slices=slices, phase=phase, **counts)
+    made_by = dict(phantom=VERSION, size=size, seed=seed, slices=slices, phase=phase, mr=mr, **counts)
     stamp = out / "phantom.json"
     if stamp.is_file() and json.loads(stamp.read_text()) == made_by:
         if progress:
@@ -220,15 +170,15 @@ def make_phantom(
     splits = [split for split, n in counts.items() for _ in range(n)]
     volumes, truth, lesions = [], [], []
     try:
-        jobs = [(draft, seed, i, split, size, slices, phase) for i, split in enumerate(splits, start=1)]
+        jobs = [(draft.absolute(), seed, i, split, size, slices, phase, mr) for i, split in enumerate(splits, start=1)]
         if min(workers, len(jobs)) <= 1:
             made = (_write_patient(*job) for job in jobs)
         else:
             from joblib import Parallel, delayed
 
             made = Parallel(workers, return_as="generator")(delayed(_write_patient)(*job) for job in jobs)
-        for row, slice_rows, lesion_rows in tqdm(made, "phantom", len(jobs), unit=" patients", disable=not progress):
-            volumes.append(row)
+        for rows, slice_rows, lesion_rows in tqdm(made, "phantom", len(jobs), unit=" patients", disable=not progress):
+            volumes += rows
             truth += slice_rows
             lesions += lesion_rows
         pd.DataFrame(volumes).to_csv(draft / "volumes.csv", index=False)
@@ -243,7 +193,7 @@ def make_phantom(
     return out
 
 
-VERSION = 3  # of the anatomy: raised when the same seed gives other patients
+VERSION = 4  # of the anatomy: raised when the same seed gives other patients
 LESION_COLUMNS = ["volume", "patient", "kind", "tumor", "x_mm", "y_mm", "z_mm", "diameter_mm", "hu", "irregular"]
 
 
@@ -257,64 +207,52 @@ def _check(counts, size, slices, phase):
         raise BadInput(f"a phantom image of {size} pixels: choose a size from 32 to 512")
     if slices is not None and not 8 <= slices <= 400:
         raise BadInput(f"{slices} slices: choose from 8 to 400")
-    if phase not in an.ENHANCEMENT:
-        raise BadInput(f"unknown contrast phase {phase!r}: choose from {', '.join(an.ENHANCEMENT)}")
+    if phase not in (*an.ENHANCEMENT, MIXED):
+        raise BadInput(f"unknown contrast phase {phase!r}: choose from {', '.join((*an.ENHANCEMENT, MIXED))}")
 
 
-def _write_patient(folder, seed, patient, split, size, slices, phase):
+def _write_patient(folder, seed, patient, split, size, slices, phase, mr):
     """Draw, scan and save patient i; the rows for volumes.csv, truth.csv and lesions.csv."""
-    import nibabel as nib
-
+    phase = draw_phase(seed, patient, phase)
     one = draw_anatomy(seed, patient, phase)
     look = draw_look(seed, patient, one)
     look.phase = phase
     if slices is not None:  # the same stretch of body, cut otherwise
         look.slice_mm, look.slices = look.slice_mm * look.slices / slices, slices
+    name, volumes, truth = f"phantom{patient:04d}", [], []
+    common = dict(patient=name, split=split, tumor_labels="known", spacing="known", orientation="LPS")
     hu, labels, pixel = scan(one, look, size, _rng(seed, patient, 4))
+    _save(folder, str(patient), hu, labels, pixel, look)
+    seen = dict(modality="CT", phase=phase, hu_min="", hu_max="", kernel=look.kernel, noise_hu=round(look.noise_hu, 2))
+    volumes.append(dict(volume=patient, **common, **seen))
+    truth += _truth(one, look, patient, "CT", name, split, labels, pixel)
+    if mr:
+        signal, labels, pixel = scan_mr(one, look, size, _rng(seed, patient, 6))
+        _save(folder, f"{patient}mr", signal, labels, pixel, look)
+        seen = dict(modality="MR", phase="", hu_min=0, hu_max=int(MR_MAX), kernel="", noise_hu="")
+        volumes.append(dict(volume=f"{patient}mr", **common, **seen))
+        truth += _truth(one, look, f"{patient}mr", "MR", name, split, labels, pixel)
+    lesions = []
+    for le in one.lesions:
+        place = (c * s for c, s in zip(le.centre, one.scale, strict=True))
+        diameter = 2 * float(np.prod(le.radii) * np.prod(one.scale)) ** (1 / 3)
+        row = (patient, name, le.kind, int(le.tumor), *place, diameter, le.hu, le.irregular)
+        lesions.append(dict(zip(LESION_COLUMNS, row, strict=True)))
+    return volumes, truth, lesions
+
+
+def _save(folder, number: str, image, labels, pixel: float, look: Look) -> None:
+    """One pair: arrays [Z, Y, X] as NIfTI with LPS axes."""
+    import nibabel as nib
+
     affine = np.diag([-pixel, -pixel, look.slice_mm, 1.0])  # LPS arrays in the RAS world of NIfTI
-    affine[:2, 3] = pixel * (size - 1) / 2
-    for kind, array in (("volume", hu), ("segmentation", labels)):
-        image = nib.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), affine)
-        image.set_qform(affine, 1)
-        image.set_sform(affine, 1)
-        (folder / f"{kind}-{patient}.nii.gz").write_bytes(_gzip(image.to_bytes()))
-    name = f"phantom{patient:04d}"
-    row = dict(
-        volume=patient,
-        patient=name,
-        split=split,
-        modality="CT",
-        phase=phase,
-        hu_min="",
-        hu_max="",
-        tumor_labels="known",
-        orientation="LPS",
-        kernel=look.kernel,
-        noise_hu=round(look.noise_hu, 2),
-    )
-    return (
-        row,
-        _truth(one, look, patient, name, split, labels, pixel),
-        [
-            dict(
-                zip(
-                    LESION_COLUMNS,
-                    (
-                        patient,
-                        name,
-                        le.kind,
-                        int(le.tumor),
-                        *(c * s for c, s in zip(le.centre, one.scale, strict=True)),
-                        2 * float(np.prod(le.radii) * np.prod(one.scale)) ** (1 / 3),
-                        le.hu,
-                        le.irregular,
-                    ),
-                    strict=True,
-                )
-            )
-            for le in one.lesions
-        ],
-    )
+    affine[:2, 3] = pixel * (image.shape[-1] - 1) / 2
+    for kind, array in (("volume", image), ("segmentation", labels)):
+        file = nib.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), affine)
+        file.set_qform(affine, 1)
+        file.set_sform(affine, 1)
+        file.header.set_xyzt_units("mm")
+        (folder / f"{kind}-{number}.nii.gz").write_bytes(_gzip(file.to_bytes()))
 
 
 def _gzip(data: bytes) -> bytes:
@@ -323,12 +261,15 @@ def _gzip(data: bytes) -> bytes:
     return gzip.compress(data, compresslevel=4, mtime=0)  # no time stamp: equal patients are equal files
 
 
-def _truth(one, look, patient, name, split, labels, pixel):
+def _truth(one, look, volume, modality, name, split, labels, pixel):
     """One row per slice: what is in it, and every factor of the patient it belongs to."""
     factors = dict(
         phase=look.phase,
         kernel=look.kernel,
         noise_hu=look.noise_hu,
+        streak_hu=look.streak_hu,
+        mr_bias=look.mr_bias,
+        mr_noise=look.mr_noise,
         slice_mm=look.slice_mm,
         pixel_mm=pixel,
         scale_x=one.scale[0],
@@ -356,9 +297,10 @@ def _truth(one, look, patient, name, split, labels, pixel):
         y, x = (tumor.mean(0) - middle) * pixel if len(tumor) else (np.nan, np.nan)
         rows.append(
             dict(
-                volume=patient,
+                volume=volume,
                 patient=name,
                 split=split,
+                modality=modality,
                 z=z,
                 z_mm=(z - (len(labels) - 1) / 2) * look.slice_mm + 2.0 * one.scale[2],
                 liver_px=int((image > 0).sum()),

@@ -1,6 +1,6 @@
 """How a slice gets its R x R pixels.
 
-The whole image is kept, made square with air where it is not.
+The whole image is kept, made square with air where it is not; or, at a given size of pixel, the square about its middle.
 HU: mean over the area of each new pixel when shrinking, linear interpolation when growing, before any window.
 Labels: a pixel is liver where at least half of its area is liver or tumor, and tumor where tumor has at least half of
 that part. What a slice held is never lost: where no pixel reaches the half, the one with the largest share of tumor
@@ -15,8 +15,9 @@ import numpy as np
 class Resampler:
     """Brings slices [Y, X] of one grid to R x R by weights that are computed once."""
 
-    def __init__(self, shape, spacing_mm, resolution):
-        side = max(n * mm for n, mm in zip(shape, spacing_mm, strict=True))  # a square that holds the image, mm
+    def __init__(self, shape, spacing_mm, resolution, mm=None):
+        whole = max(n * size for n, size in zip(shape, spacing_mm, strict=True))  # a square that holds the image, mm
+        side = whole if mm is None else resolution * mm
         self.down, self.across = (_weights(n, mm, side, resolution) for n, mm in zip(shape, spacing_mm, strict=True))
 
     def _mean(self, image) -> np.ndarray:
@@ -30,11 +31,11 @@ class Resampler:
         """uint8 [Y, X] -> uint8 [R, R] by area; what was there keeps at least one pixel."""
         liver, tumor = self._mean((labels > 0).astype(np.float32)), self._mean((labels == 2).astype(np.float32))
         inside = liver >= 0.499
-        if not inside.any() and (labels > 0).any():
+        if not inside.any() and liver.max() > 0:
             inside.flat[liver.argmax()] = True
         out = inside.astype(np.uint8)
         out[inside & (tumor >= 0.499 * liver) & (tumor > 0)] = 2
-        if (labels == 2).any() and not (out == 2).any():
+        if not (out == 2).any() and tumor.max() > 0:
             out.flat[tumor.argmax()] = 2
         return out
 

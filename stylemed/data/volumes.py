@@ -1,320 +1,272 @@
 """CT volumes on disk -> arrays in one canonical orientation.
 
-Reads the layout of LiTS: pairs `volume-N.nii[.gz]` and `segmentation-N.nii[.gz]`, in sub-folders too, and beside them
-an optional `volumes.csv` that says what the files cannot (patient, split, modality, phase, range of the intensities,
-whether tumors are labelled, orientation).
 Canonical axes are [Z, Y, X]: z grows toward the head, row 0 is anterior, column 0 is the patient's right.
+Files are read slice by slice in the order they are stored in, so that neither a float copy of a volume nor slices that nobody
+asked for are ever in memory.
 """
 
 from __future__ import annotations
 
-import fnmatch
-import re
-import zlib
-from dataclasses import dataclass
+import gzip
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from stylemed.data.layouts import Case
 from stylemed.errors import BadInput
 
-SPLITS = ("train", "judge", "test")
 CANONICAL = "LPS"  # of the stored axes (x, y, z): indices grow to the left, to the back, to the head
 PADDING_HU = -1024  # lower values are what scanners write outside of their circle
 AIR_HU = -500  # a volume that stays below holds no body
-
-
-@dataclass(frozen=True)
-class Case:
-    """One volume with its segmentation, and the patient it belongs to.
-
-    `hu_min`, `hu_max`: range the intensities were already cut to, None where they were not.
-    `tumor_known`: False where the labels do not tell tumor from liver; such a case is never tumor-free.
-    `orientation`: axis codes such as "LPS" that stand above the file's header, None to trust the header.
-    """
-
-    name: str
-    volume: Path
-    segmentation: Path
-    patient: str
-    split: str | None = None
-    modality: str = "CT"
-    phase: str | None = None
-    hu_min: float | None = None
-    hu_max: float | None = None
-    tumor_known: bool = True
-    orientation: str | None = None
+BODY_HU, BRIGHT_HU = -200, 200  # what counts as body and as bone when the orientation is looked at
+OFF_CENTRE = 0.04  # of the body's extent: a liver or spine farther than that on the wrong side is suspicious
+MM = {"mm": 1.0, "micron": 1e-3, "meter": 1e3}
 
 
 @dataclass
 class Volume:
-    """A case in memory: `hu` int16 and `labels` uint8 (0, 1 liver, 2 tumor), both [Z, Y, X]; `spacing_mm` (z, y, x)."""
+    """A case in memory.
+
+    `hu` int16 and `labels` uint8 (0, 1 liver, 2 tumor), both [Z, Y, X]; `z`: number of each row's slice in the whole volume,
+    from the feet; `spacing_mm` (z, y, x); `spacing_known`: whether these were measured; `notes`: what is odd about the files.
+    """
 
     hu: np.ndarray
     labels: np.ndarray
     spacing_mm: tuple[float, float, float]
     case: Case
+    z: np.ndarray
+    spacing_known: bool = True
+    notes: list[str] = field(default_factory=list)
 
 
-# ---------------------------------------------------------------- what is there
-
-
-def find_cases(source, include: str | None = None, exclude: str | None = None) -> list[Case]:
-    """LiTS pairs below `source`, in the order of their numbers, with what `volumes.csv` says of them.
-
-    `include`, `exclude`: glob patterns, separated by commas, for a case's name, number, patient or file. Default: all.
-
-    Raises BadInput for a folder that is missing or holds no pair, a volume without segmentation, a table that names a
-    volume that is not there, an unknown split, or one patient in two splits, and patterns that leave nothing.
-    """
-    source = Path(source)
-    if not source.is_dir():
-        raise BadInput(
-            f"{source} is not a folder; give the folder that holds volume-N.nii.gz and segmentation-N.nii.gz"
-        )
-    volumes, segmentations = _numbered(source, "volume"), _numbered(source, "segmentation")
-    if not volumes:
-        raise BadInput(
-            f"{source} holds no volume-N.nii or volume-N.nii.gz, nor do its sub-folders; "
-            "give a folder in the layout of LiTS"
-        )
-    for number, path in volumes.items():
-        if number not in segmentations:
-            raise BadInput(f"{path} has no segmentation-{number}.nii[.gz] in {source}; add it or take the volume away")
-    table = _read_table(source)
-    for number in table:
-        if number not in volumes:
-            raise BadInput(
-                f"{source / 'volumes.csv'} names volume {number}, but there is no volume-{number}.nii[.gz]; "
-                "remove the row or add the file"
-            )
-    cases = [
-        _case(number, volumes[number], segmentations[number], table.get(number, {}), source / "volumes.csv")
-        for number in sorted(volumes, key=lambda n: (len(n), n))
-    ]
-    splits: dict[str, Case] = {}
-    for case in cases:
-        first = splits.setdefault(case.patient, case)
-        if first.split != case.split:
-            raise BadInput(
-                f"{source / 'volumes.csv'} puts patient {case.patient} into two splits "
-                f"({first.name}: {first.split or 'none'}, {case.name}: {case.split or 'none'}); "
-                "give all volumes of a patient the same split"
-            )
-    return _chosen(cases, source, include, exclude)
-
-
-def _chosen(cases, source, include, exclude) -> list[Case]:
-    def fits(case, patterns):
-        names = (
-            case.name,
-            case.name.removeprefix("volume-"),
-            case.patient,
-            case.volume.name,
-            case.volume.relative_to(source).as_posix(),
-        )
-        return any(fnmatch.fnmatch(name, pattern.strip()) for name in names for pattern in patterns.split(","))
-
-    chosen = [c for c in cases if (not include or fits(c, include)) and not (exclude and fits(c, exclude))]
-    if not chosen:
-        raise BadInput(
-            f"none of the {len(cases)} cases in {source} is left after --include {include or '*'} "
-            f"--exclude {exclude or '(none)'}; the first is named {cases[0].name}"
-        )
-    return chosen
-
-
-def _numbered(source: Path, kind: str) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    pattern = re.compile(rf"{kind}-(\w+)\.nii(\.gz)?", re.IGNORECASE)
-    for path in sorted(source.rglob("*")):
-        match = pattern.fullmatch(path.name)
-        if not match:
-            continue
-        number = match[1]
-        if number in found:
-            raise BadInput(f"{found[number]} and {path} are both {kind} {number}; keep one of them")
-        found[number] = path
-    return found
-
-
-def _read_table(source: Path) -> dict[str, dict[str, str]]:
-    """Rows of volumes.csv by volume, every cell a stripped string, empty cells left out."""
-    import csv
-
-    path = source / "volumes.csv"
-    if not path.is_file():
-        return {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{path} is not a readable CSV table ({error}); save it as UTF-8 with commas") from None
-    if rows and "volume" not in rows[0]:
-        raise BadInput(f"{path} has no column volume; its first line must name the columns volume, patient, split, …")
-    table: dict[str, dict[str, str]] = {}
-    for row in rows:
-        cells = {k: v.strip() for k, v in row.items() if isinstance(k, str) and isinstance(v, str) and v.strip()}
-        number = re.sub(r"^volume-|\.nii(\.gz)?$", "", cells.pop("volume", ""))
-        if not number:
-            continue
-        if number in table:
-            raise BadInput(f"{path} names volume {number} twice; keep one row")
-        table[number] = cells
-    return table
-
-
-def _case(number, volume, segmentation, row, table) -> Case:
-    def value(column, allowed, cure):
-        text = row.get(column)
-        if text is not None and text.lower() not in allowed:
-            raise BadInput(f"{table}: {column} of volume {number} is {text!r}; {cure}")
-        return None if text is None else text.lower()
-
-    def number_of(column):
-        try:
-            return None if column not in row else float(row[column])
-        except ValueError:
-            raise BadInput(
-                f"{table}: {column} of volume {number} is {row[column]!r}; give a number or leave it empty"
-            ) from None
-
-    hu_min, hu_max = number_of("hu_min"), number_of("hu_max")
-    if hu_min is not None and hu_max is not None and not hu_min < hu_max:
-        raise BadInput(
-            f"{table}: volume {number} has hu_min {hu_min:g} and hu_max {hu_max:g}; hu_min must be the smaller"
-        )
-    orientation = row.get("orientation")
-    if orientation is not None:
-        orientation = orientation.upper()
-        if sorted({"L": "x", "R": "x", "A": "y", "P": "y", "S": "z", "I": "z"}.get(c, "?") for c in orientation) != [
-            "x",
-            "y",
-            "z",
-        ]:
-            raise BadInput(
-                f"{table}: orientation of volume {number} is {orientation!r}; "
-                "give three axis codes such as LPS, or leave it empty to trust the header"
-            )
-    known = value("tumor_labels", ("known", "unknown"), "write known or unknown")
-    return Case(
-        name=f"volume-{number}",
-        volume=volume,
-        segmentation=segmentation,
-        patient=row.get("patient", f"volume-{number}"),
-        split=value("split", SPLITS, "write train, judge or test"),
-        modality=row.get("modality", "CT"),
-        phase=row.get("phase"),
-        hu_min=hu_min,
-        hu_max=hu_max,
-        tumor_known=known != "unknown",
-        orientation=orientation,
-    )
-
-
-# ---------------------------------------------------------------- what is in it
-
-
-def read_case(case: Case) -> Volume:
+def read_case(case: Case, liver_only: bool = False) -> Volume:
     """Read a pair into canonical axes: HU int16 cut to [-1024, 32767], labels 0, 1, 2.
 
-    The volume stays in the type it was stored in until it is int16. Raises BadInput for files that cannot be read, are
-    not three-dimensional, do not match, hold NaN or infinite values, labels other than 0, 1, 2, or nothing but air.
+    `liver_only`: keep the slices that hold liver or tumor, and nothing else in memory. Both files are read to their end either
+    way. Raises BadInput for files that are missing, cannot be read, are not three-dimensional, do not match, hold NaN or
+    infinite values, labels other than 0, 1, 2, or nothing but air.
     """
-    image, mask = _open(case.volume), _open(case.segmentation)
-    if _three(image.shape) != _three(mask.shape):
+    if not case.segmentation.exists():
+        raise BadInput(f"{case.volume} has no {case.segmentation.name}; add it or take the volume away")
+    image, mask = _Stored(case.volume), _Stored(case.segmentation)
+    if image.shape != mask.shape:
         raise BadInput(
             f"{case.volume} has the shape {_times(image.shape)} and {case.segmentation} {_times(mask.shape)}; "
             "a segmentation must lie on the grid of its volume"
         )
-    labels = _labels(*_pixels(mask, case.segmentation), case.segmentation)
-    hu = _hounsfield(*_pixels(image, case.volume), case.volume)
     # Same grid, so the volume's header speaks for both (a segmentation's affine is often left at the default).
-    hu, spacing = to_canonical(hu, image.affine, case.orientation, case.volume)
-    labels, _ = to_canonical(labels, image.affine, case.orientation, case.segmentation)
-    if case.modality.upper() == "CT" and int(hu.max()) <= AIR_HU:
+    turn = image.turn(case.orientation)
+    axis = int(np.flatnonzero(turn[:, 0] == 2)[0])  # the stored axis along the body
+    keep = np.ones(image.shape[axis], bool)
+    labels = _read(mask, axis, keep, _labels)
+    if liver_only:
+        keep = labels.any(axis=tuple({0, 1, 2} - {axis}))
+        labels = labels.compress(keep, axis)
+    hu = _read(image, axis, keep, _hounsfield)
+    z = np.flatnonzero(keep[:: int(turn[axis, 1])])
+    hu, labels = _turned(hu, turn), _turned(labels, turn)
+    if case.modality.upper() == "CT" and hu.size and int(hu.max()) <= AIR_HU:
         raise BadInput(
             f"{case.volume} holds nothing but air (its highest value is {int(hu.max())} HU); "
             "check its intensity scale or leave it out"
         )
-    return Volume(hu, labels, spacing, case)
-
-
-def to_canonical(array, affine, orientation=None, path="volume"):
-    """Turn an array (x, y, z in any order and direction) into [Z, Y, X]; a view where possible, and (z, y, x) in mm."""
-    import nibabel as nib
-
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise BadInput(f"{path} has no usable orientation in its header; write one with the tool that made the file")
-    start = nib.orientations.io_orientation(affine)
-    codes = nib.orientations.axcodes2ornt(tuple(orientation)) if orientation else start
-    if np.isnan(codes).any():
-        raise BadInput(f"{path} has no usable orientation in its header; name it in volumes.csv, column orientation")
-    turn = nib.orientations.ornt_transform(codes, nib.orientations.axcodes2ornt(tuple(CANONICAL)))
-    array = nib.orientations.apply_orientation(array, turn)
-    voxel = np.sqrt((np.asarray(affine)[:3, :3] ** 2).sum(0))
     spacing = np.empty(3)
-    spacing[turn[:, 0].astype(int)] = voxel
-    return array.transpose(2, 1, 0), tuple(float(s) for s in spacing[::-1])
+    spacing[turn[:, 0].astype(int)] = image.voxel
+    volume = Volume(hu, labels, tuple(float(s) for s in spacing[::-1]), case, z)
+    volume.spacing_known = image.unit_known if case.spacing_known is None else case.spacing_known
+    volume.notes = [*image.notes("intensities"), *mask.notes("labels"), *_doubts(volume)]
+    if not np.allclose(image.affine, mask.affine, atol=1e-3):
+        volume.notes.append("the segmentation has another affine; the volume's was taken for both")
+    return volume
 
 
-def _open(path: Path):
+class _Stored:
+    """A NIfTI file: its header, and its slices along the last axis in the stored type."""
+
+    def __init__(self, path: Path):
+        import nibabel as nib
+
+        self.path = path
+        try:
+            image = nib.load(path)
+            proxy = image.dataobj
+            shape, self.dtype, self.offset = proxy.shape, np.dtype(proxy.dtype), int(proxy.offset)
+            self.slope, self.inter = float(proxy.slope), float(proxy.inter)
+            self.affine = np.asarray(image.affine, float)
+            self.unit = image.header.get_xyzt_units()[0]
+        except FileNotFoundError:
+            raise BadInput(f"{path} is not there") from None
+        except Exception as error:  # nibabel raises many kinds; all mean the same to the user
+            raise BadInput(f"{path} is not a NIfTI file ({_short(error)}); download or export it again") from None
+        if len(shape) < 3 or any(n != 1 for n in shape[3:]) or any(n < 1 for n in shape[:3]):
+            raise BadInput(f"{path} has the shape {_times(shape)}; give one three-dimensional volume per file")
+        if self.dtype.kind not in "iufb":
+            raise BadInput(f"{path} holds values of the type {self.dtype}; give one number per voxel")
+        self.four, self.shape = len(shape) > 3, tuple(int(n) for n in shape[:3])
+        self.voxel = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0)) * MM.get(self.unit, 1.0)
+        self.unit_known = self.unit in MM
+        self.lowest = 0.0
+
+    def slices(self):
+        """(k, array [x, y] in the stored type) for every k of the last axis; reads the file to its end.
+
+        The end matters: a gzip's checksum stands there.
+        """
+        x, y, n = self.shape
+        size = x * y * self.dtype.itemsize
+        try:
+            with _opened(self.path) as file:
+                _skip(file, self.offset)
+                for k in range(n):
+                    data = file.read(size)
+                    if len(data) < size:
+                        raise EOFError(f"slice {k + 1} of {n} is not there")
+                    yield k, np.frombuffer(data, self.dtype).reshape((x, y), order="F")
+                while file.read(1 << 20):
+                    pass
+        except Exception as error:  # EOFError, OSError, zlib.error, isal's own: all mean the same to the user
+            raise BadInput(
+                f"{self.path} is damaged or cut short ({_short(error)}); download or copy it again"
+            ) from None
+
+    def turn(self, orientation: str | None) -> np.ndarray:
+        """nibabel's orientation transform [3, 2] from the stored axes to the canonical ones."""
+        import nibabel as nib
+
+        cure = "name it in volumes.csv, column orientation"
+        affine = self.affine
+        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+            raise BadInput(
+                f"{self.path} has no usable orientation in its header; write one with the tool that made the file"
+            )
+        start = nib.orientations.io_orientation(affine)
+        codes = nib.orientations.axcodes2ornt(tuple(orientation)) if orientation else start
+        if np.isnan(codes).any():
+            raise BadInput(f"{self.path} has no usable orientation in its header; {cure}")
+        return nib.orientations.ornt_transform(codes, nib.orientations.axcodes2ornt(tuple(CANONICAL)))
+
+    def notes(self, what: str) -> list[str]:
+        """What a reader should know of how the numbers were stored."""
+        found = []
+        if (self.slope, self.inter) != (1.0, 0.0):
+            found.append(f"{what} stored with slope {self.slope:g} and intercept {self.inter:g}")
+        if self.dtype.kind == "f":
+            found.append(f"{what} stored as {self.dtype.name}")
+        if self.four:
+            found.append(f"{what} stored with a fourth axis of length 1")
+        if what == "intensities" and self.lowest < PADDING_HU:
+            found.append(
+                f"intensities down to {self.lowest:g} set to {PADDING_HU} (padding outside of the scanner's circle)"
+            )
+        return found
+
+
+def _opened(path: Path):
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    if not zipped:
+        return path.open("rb")
+    try:
+        from isal import igzip  # two to three times as fast
+    except ImportError:
+        return gzip.open(path, "rb")
+    return igzip.open(path, "rb")
+
+
+def _skip(file, count: int) -> None:
+    while count > 0:
+        data = file.read(min(count, 1 << 20))
+        if not data:
+            raise EOFError("the file ends before its voxels begin")
+        count -= len(data)
+
+
+def _read(stored: _Stored, axis: int, keep: np.ndarray, convert) -> np.ndarray:
+    """The slices `keep` along `axis`, converted: [x, y, z] with the length of that axis cut down."""
+    kept = []
+    for k, part in stored.slices():
+        part = convert(part, stored)
+        if axis < 2:
+            kept.append(part.compress(keep, axis))
+        elif keep[k]:
+            kept.append(part)
+    if not kept:
+        return np.empty((*stored.shape[:2], 0), np.uint8 if convert is _labels else np.int16)
+    return np.stack(kept, axis=-1)
+
+
+def _true(part, stored):
+    if (stored.slope, stored.inter) == (1.0, 0.0):
+        return part
+    return part * np.float64(stored.slope) + stored.inter
+
+
+def _labels(part, stored) -> np.ndarray:
+    """One slice -> uint8."""
+    part = _true(part, stored)
+    good = (part == 0) | (part == 1) | (part == 2)
+    if not good.all():
+        odd = part[~good].flat[0]
+        raise BadInput(f"{stored.path} holds the label {odd:g}; labels must be 0 (background), 1 (liver) and 2 (tumor)")
+    return part.astype(np.uint8)
+
+
+def _hounsfield(part, stored) -> np.ndarray:
+    """One slice -> int16."""
+    part = _true(part, stored)
+    if part.dtype.kind == "f":
+        if not np.isfinite(part).all():
+            raise BadInput(
+                f"{stored.path} holds NaN or infinite values; replace them (air is -1000 HU) and save it again"
+            )
+        part = np.rint(part)
+    stored.lowest = min(stored.lowest, float(part.min()))
+    return np.clip(part, PADDING_HU, 32767).astype(np.int16)
+
+
+def _turned(array, turn) -> np.ndarray:
+    """Stored axes (x, y, z in any order and direction) -> [Z, Y, X]; a view."""
     import nibabel as nib
 
-    try:
-        return nib.load(path)
-    except FileNotFoundError:
-        raise BadInput(f"{path} is not there") from None
-    except Exception as error:  # nibabel raises many kinds; all mean the same to the user
-        raise BadInput(f"{path} is not a NIfTI file ({_short(error)}); download or export it again") from None
+    return nib.orientations.apply_orientation(array, turn).transpose(2, 1, 0)
 
 
-def _pixels(image, path: Path):
-    """The voxels [x, y, z] in their stored type, with the header's slope and intercept."""
-    try:
-        array = np.asanyarray(image.dataobj.get_unscaled())
-    except (EOFError, OSError, ValueError, zlib.error) as error:
-        raise BadInput(f"{path} is damaged or cut short ({_short(error)}); download or copy it again") from None
-    except Exception as error:
-        raise BadInput(f"{path} cannot be read ({_short(error)}); download or export it again") from None
-    if array.ndim < 3 or array.size == 0 or any(n != 1 for n in array.shape[3:]):
-        raise BadInput(f"{path} has the shape {_times(array.shape)}; give one three-dimensional volume per file")
-    if array.dtype.kind not in "iufb":
-        raise BadInput(f"{path} holds values of the type {array.dtype}; give one number per voxel")
-    return array.reshape(array.shape[:3]), float(image.dataobj.slope), float(image.dataobj.inter)
+def _doubts(volume: Volume) -> list[str]:
+    """Whether the body contradicts the header: where the liver lies, and the spine. Nothing is turned for it.
+
+    The liver is the largest organ of the right side, in column 0's half; bone is densest at the spine, in the lower half.
+    """
+    liver = volume.labels > 0
+    rows = np.flatnonzero(liver.any(axis=(1, 2)))[:: max(1, len(volume.labels) // 20)]  # some slices say enough
+    if not len(rows) or volume.case.modality.upper() != "CT":
+        return []
+    hu, liver = volume.hu[rows], liver[rows]
+    body = hu > max(BODY_HU, -np.inf if volume.case.hu_min is None else volume.case.hu_min)
+    bone = hu >= min(BRIGHT_HU, np.inf if volume.case.hu_max is None else volume.case.hu_max - 5)
+    found = []
+    centre = {name: _centre(mask) for name, mask in (("body", body), ("liver", liver), ("bone", bone)) if mask.any()}
+    _, height, width = body.shape
+    header = "the header says" if volume.case.orientation is None else "the table says"
+    if "body" in centre and (centre["liver"][1] - centre["body"][1]) / width > OFF_CENTRE:
+        found.append(
+            f"the liver lies on the patient's left: either {header} the wrong orientation, or the organs are mirrored; "
+            "look at it, and correct it in volumes.csv, column orientation"
+        )
+    if "body" in centre and "bone" in centre and (centre["bone"][0] - centre["body"][0]) / height < -OFF_CENTRE:
+        found.append(
+            f"the spine lies in front: either {header} the wrong orientation, or the patient lies face down; "
+            "look at it, and correct it in volumes.csv, column orientation"
+        )
+    return found
 
 
-def _slices(array, slope, inter):
-    """Slice after slice in true units: a float copy of the whole volume is never made."""
-    for k in range(array.shape[2]):
-        part = array[..., k]
-        yield k, part if (slope, inter) == (1.0, 0.0) else part * np.float64(slope) + inter
-
-
-def _labels(array, slope, inter, path) -> np.ndarray:
-    out = np.empty(array.shape, np.uint8, order="F")
-    for k, part in _slices(array, slope, inter):
-        good = np.isin(part, (0, 1, 2))
-        if not good.all():
-            odd = part[~good].flat[0]
-            raise BadInput(f"{path} holds the label {odd:g}; labels must be 0 (background), 1 (liver) and 2 (tumor)")
-        out[..., k] = part
-    return out
-
-
-def _hounsfield(array, slope, inter, path) -> np.ndarray:
-    out = np.empty(array.shape, np.int16, order="F")
-    for k, part in _slices(array, slope, inter):
-        if part.dtype.kind == "f":
-            if not np.isfinite(part).all():
-                raise BadInput(f"{path} holds NaN or infinite values; replace them (air is -1000 HU) and save it again")
-            part = np.rint(part)
-        out[..., k] = np.clip(part, PADDING_HU, 32767)
-    return out
-
-
-def _three(shape):
-    return tuple(shape[:3]) if all(n == 1 for n in shape[3:]) else tuple(shape)
+def _centre(mask) -> tuple[float, float]:
+    """Mean row and column of a mask [Z, Y, X]."""
+    count = mask.sum()
+    rows, columns = mask.sum(axis=(0, 2)), mask.sum(axis=(0, 1))
+    return float(rows @ np.arange(len(rows)) / count), float(columns @ np.arange(len(columns)) / count)
 
 
 def _times(shape) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stylemed.data.store import SliceStore, prepare
+from stylemed.data import SliceStore, prepare
 from stylemed.errors import BadInput
 from stylemed.execution import read_profile
 from stylemed.rehearsal import made_up_volumes, rehearse, rehearsed

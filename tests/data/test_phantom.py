@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
-from stylemed.data import find_cases, make_phantom, read_case
-from stylemed.data.phantom import draw_anatomy, draw_look, noise, scan
+from stylemed.data import SliceStore, Window, find_cases, make_phantom, prepare, read_case
+from stylemed.data.phantom import draw_anatomy, draw_look, draw_phase
+from stylemed.data.scanner import noise, scan, streaks
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +82,43 @@ def test_noise_has_its_strength_and_texture():
     neighbours = (fine[:, :, 1:] * fine[:, :, :-1]).mean() / fine.var()
     assert neighbours > 0.3, "a scanner's noise is correlated"
     assert abs((fine[0] * fine[1]).mean()) < 0.05 * fine.var(), "but not from slice to slice"
+
+
+def test_streaks_run_along_bone_and_keep_the_level():
+    hu = np.full((2, 128, 128), -1000, np.float32)
+    y, x = np.ogrid[:128, :128]
+    hu[:, (x - 64) ** 2 / 50**2 + (y - 64) ** 2 / 40**2 < 1] = 60
+    hu[0, 60:68, 30:38] = hu[0, 60:68, 90:98] = 900  # two bones beside each other in the first slice only
+    added = streaks(hu, 5.0)
+    assert np.abs(added[1]).max() < 1e-3
+    between, elsewhere = added[0, 60:68, 44:84].mean(), added[0, 90:98, 44:84].mean()
+    assert between < elsewhere - 3, "a dark band between the bones"
+    assert abs(added[0].mean()) < 1
+
+
+def test_the_mr_like_modality_shows_the_same_body_otherwise(tmp_path):
+    folder = make_phantom(tmp_path / "p", 2, size=64, slices=20, mr=True, progress=False)
+    ct, mr, *_ = (read_case(case) for case in find_cases(folder))
+    assert (ct.case.modality, mr.case.modality) == ("CT", "MR") and ct.case.patient == mr.case.patient
+    assert np.array_equal(ct.labels, mr.labels), "the same anatomy, voxel by voxel"
+    fat = (ct.hu > -125) & (ct.hu < -85)
+    bone = ct.hu > 380
+    liver = ct.labels == 1
+    air = ct.hu < -950
+    signal = {
+        name: np.median(mr.hu[mask]) for name, mask in (("fat", fat), ("bone", bone), ("liver", liver), ("air", air))
+    }
+    assert signal["fat"] > signal["liver"] > 3 * signal["air"] and signal["bone"] < 0.7 * signal["liver"]
+    prepare(folder, tmp_path / "s", 32, workers=1, progress=False)
+    store = SliceStore.open(tmp_path / "s")
+    assert set(store.windows) == {"CT", "MR"} and store.windows["MR"] == Window(0, 1000)
+    truth = pd.read_csv(folder / "truth.csv")
+    assert set(truth["modality"]) == {"CT", "MR"} and len(truth) == 80
+
+
+def test_mixed_phases_differ_in_the_vessels_and_not_in_the_body(tmp_path):
+    phases = {draw_phase(0, i, "mixed") for i in range(40)}
+    assert phases == {"none", "arterial", "portal"}
+    a, b = (draw_anatomy(0, 3, phase) for phase in ("none", "portal"))
+    assert a.scale == b.scale and [le.centre for le in a.lesions] == [le.centre for le in b.lesions]
+    assert b.hu["portal"] > a.hu["portal"] + 60

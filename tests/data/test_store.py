@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 
 from stylemed.data import SliceDataset, SliceStore, Window, find_cases, prepare, read_case
+from stylemed.data.preparing import split_patients
 from stylemed.data.resample import Resampler
-from stylemed.data.store import split_patients
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stylemed.data import find_cases, read_case
-from stylemed.data.volumes import Case
+from stylemed.data.layouts import Case
 
 
 @pytest.fixture(scope="module")

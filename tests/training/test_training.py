@@ -198,6 +198,21 @@ def test_colour_images_train_too(tmp_path):
     assert middle[0] > middle[1:].max()  # the discs are red
 
 
+@pytest.mark.parametrize("start", [8, 1024])
+def test_largest_size_takes_a_step(start):
+    class Large(Blobs):
+        resolution, channels = 1024, 3
+
+        def images(self, positions):
+            return torch.zeros(len(positions), 3, 1024, 1024)
+
+    few = {"latent_size": 16, "mapping_layers": 2, "fmap_base": 1024, "fmap_max": 4, "batch_default": 2, "batch": {}}
+    trainer = GanTrainer(Large(), gan_config("paper", 1024, 3, **few, start_resolution=start), seed=0)
+    numbers = trainer.step()
+    assert all(math.isfinite(value) for value in numbers.values()) and trainer.resolution == start
+    assert trainer.averaged(torch.randn(1, 16), lod=trainer.now.lod).shape == (1, 3, 1024, 1024)
+
+
 def test_other_configuration_is_refused_with_its_keys(tmp_path):
     train_gan(Blobs(), tmp_path / "run", "smoke", kimg=0.1, progress=False, **TINY)
     with pytest.raises(BadInput, match="r1_gamma: 1.0 there, 5.0 now"):

@@ -1,0 +1,156 @@
+"""The phantom beside real CT, both cut to [0, 255] HU and brought to 64²: numbers, a picture, and whether they can be told apart.
+
+    python benchmarks/phantom_against_real.py REAL_FOLDER --patients 60 --out _build/phantom
+
+REAL_FOLDER is read as `stylemed prepare` reads it. Per patient: mean and spread (standard deviation) in liver and tumor, their
+contrast, noise inside the liver, the liver's share of the image. The phantom's mean should lie between the 10th and the 90th
+percentile of the real patients. Regions placed by hand (`real_regions.csv`: volume, organ, x, y, z, radius in voxels of the stored
+array) add spleen, aorta and muscle. The picture holds real slices and stays where it is written.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+LOW, HIGH, SIDE = 0, 255, 64
+REGIONS = Path(__file__).with_name("real_regions.csv")
+
+
+def per_patient(store) -> pd.DataFrame:
+    """One row per patient, of slices [R, R] cut to [LOW, HIGH]."""
+    from scipy import ndimage
+
+    rows = []
+    for patient, group in store.slices.groupby("patient"):
+        at = group.index.to_numpy()
+        hu, labels = np.clip(store.hu[at], LOW, HIGH).astype(np.float32), np.asarray(store.labels[at])
+        known = bool((group["tumor_known"] == 1).all())
+        inner = np.stack([ndimage.binary_erosion(mask, iterations=2) for mask in labels == 1])
+        local = np.stack([ndimage.generic_filter(s, np.std, size=3) for s in hu])
+        tumor = labels == 2
+        around = np.stack([ndimage.binary_dilation(m, iterations=3) for m in tumor]) & (labels == 1)
+        quiet = inner & ~np.stack([ndimage.binary_dilation(m, iterations=2) for m in tumor])
+        rows.append(
+            {
+                "patient": patient,
+                "liver, mean HU": hu[quiet].mean() if quiet.any() else np.nan,
+                "liver, spread HU": hu[quiet].std() if quiet.any() else np.nan,
+                "liver, noise HU": np.median(local[quiet]) if quiet.any() else np.nan,
+                "liver, largest share of image %": 100 * (labels > 0).mean(axis=(1, 2)).max(),
+                "tumor, mean HU": hu[tumor].mean() if known and tumor.any() else np.nan,
+                "tumor, spread HU": hu[tumor].std() if known and tumor.any() else np.nan,
+                "tumor, contrast HU": hu[tumor].mean() - hu[around].mean() if known and around.any() else np.nan,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def regions(folder: Path) -> pd.DataFrame:
+    """Mean HU of the regions placed by hand, cut to [LOW, HIGH]."""
+    import nibabel as nib
+
+    table = pd.read_csv(REGIONS, comment="#")
+    out = []
+    for volume, group in table.groupby("volume"):
+        array = np.asanyarray(nib.load(folder / f"volume-{volume}.nii.gz").dataobj)
+        for row in group.itertuples():
+            x, y = np.ogrid[: array.shape[0], : array.shape[1]]
+            disc = (x - row.x) ** 2 + (y - row.y) ** 2 <= row.radius**2
+            values = np.clip(array[..., row.z][disc], LOW, HIGH)
+            out.append({"volume": volume, "organ": row.organ, "mean HU": values.mean(), "spread HU": values.std()})
+    return pd.DataFrame(out)
+
+
+def classifier(phantom: np.ndarray, real: np.ndarray, groups: np.ndarray, steps: int = 300, seed: int = 0) -> float:
+    """Balanced accuracy of a small network that tells phantom from real slices, on patients it has not seen (4 folds)."""
+    import torch
+    from sklearn.model_selection import GroupKFold
+    from torch import nn
+
+    x = torch.from_numpy(np.concatenate([phantom, real]))[:, None]
+    y = np.r_[np.zeros(len(phantom)), np.ones(len(real))]
+    right = []
+    for fold, (train, test) in enumerate(GroupKFold(4).split(x, y, groups)):
+        torch.manual_seed(seed + fold)
+        layers = [
+            part
+            for i, o in ((1, 12), (12, 24), (24, 32))
+            for part in (nn.Conv2d(i, o, 3, stride=2, padding=1), nn.ReLU())
+        ]
+        network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 1))
+        optimizer = torch.optim.Adam(network.parameters(), 2e-3)
+        rng = np.random.default_rng(seed + fold)
+        kinds = [train[y[train] == k] for k in (0, 1)]
+        for _ in range(steps):
+            batch = np.r_[rng.choice(kinds[0], 16), rng.choice(kinds[1], 16)]
+            loss = nn.functional.binary_cross_entropy_with_logits(
+                network(x[batch])[:, 0], torch.from_numpy(y[batch]).float()
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            said = (network(x[test])[:, 0] > 0).numpy()
+        right.append(np.mean([(said[y[test] == k] == k).mean() for k in (0, 1)]))
+    return float(np.mean(right))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("real", type=Path)
+    parser.add_argument("--patients", type=int, default=60)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--out", type=Path, default=Path("_build/phantom_against_real"))
+    options = parser.parse_args()
+    from stylemed.data import SliceStore, make_phantom, prepare
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    make_phantom(options.out / "phantom", options.patients, size=options.size, workers=2)
+    stores = {}
+    for name, source in (("phantom", options.out / "phantom"), ("real", options.real)):
+        prepare(source, options.out / f"{name}-{SIDE}", SIDE)
+        stores[name] = SliceStore.open(options.out / f"{name}-{SIDE}")
+    tables = {name: per_patient(store) for name, store in stores.items()}
+    print(
+        "| per patient | phantom, mean | real: 10 % | median | 90 % | n real | inside |\n|---|---|---|---|---|---|---|"
+    )
+    for column in tables["real"].columns[1:]:
+        ours, theirs = tables["phantom"][column].dropna(), tables["real"][column].dropna()
+        low, middle, high = theirs.quantile([0.1, 0.5, 0.9])
+        inside = "yes" if low <= ours.mean() <= high else "**no**"
+        print(f"| {column} | {ours.mean():.1f} | {low:.1f} | {middle:.1f} | {high:.1f} | {len(theirs)} | {inside} |")
+    if REGIONS.is_file():
+        found = regions(options.real).groupby("organ")["mean HU"]
+        for organ, values in found:
+            print(f"| {organ} (by hand) | see truth.csv | {values.quantile(0.1):.1f} | {values.median():.1f} "
+                  f"| {values.quantile(0.9):.1f} | {len(values)} | |")  # fmt: skip
+    cut = {name: np.clip(store.hu[:], LOW, HIGH).astype(np.float32) / 127.5 - 1 for name, store in stores.items()}
+    rng = np.random.default_rng(0)
+    take = rng.permutation(len(cut["phantom"]))[: len(cut["real"])]
+    groups = np.concatenate(
+        [stores["phantom"].slices["patient"].to_numpy()[take], stores["real"].slices["patient"].to_numpy()]
+    )
+    print(
+        f"\nclassifier, phantom or real: balanced accuracy {classifier(cut['phantom'][take], cut['real'], groups):.3f}"
+    )
+    picture(cut, options.out / "side_by_side.png", rng)
+
+
+def picture(cut, file: Path, rng, count: int = 24, scale: int = 3) -> None:
+    from PIL import Image
+
+    rows = []
+    for name in ("phantom", "real"):
+        images = cut[name][np.sort(rng.permutation(len(cut[name]))[:count])]
+        grid = images.reshape(3, count // 3, SIDE, SIDE).transpose(0, 2, 1, 3).reshape(3 * SIDE, -1)
+        rows.append(grid)
+    page = np.concatenate([rows[0], np.full((6, rows[0].shape[1]), 1.0), rows[1]])
+    pixels = ((page + 1) * 127.5).round().astype(np.uint8).repeat(scale, 0).repeat(scale, 1)
+    Image.fromarray(pixels).save(file)
+    print(f"above phantom, below real: {file}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""The judge: an independent reader of slices, trained on `judge` patients only.
+
+It measures what generator, encoder and directions do, and has no part in making any of them. One network (MONAI's U-Net) outlines
+body, liver and tumor; from its deepest features small heads tell modality, contrast phase, kernel, noise and height, and whether a
+tumor is present. The threshold of "present" is fixed on judge patients that its training did not see.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from stylemed.errors import BadInput
+from stylemed.latent.direction import patient_auc
+
+CLASSES = ("air", "body", "liver", "tumor")
+PHASES = ("none", "arterial", "portal")
+HEADS = {"present": 1, "modality": 1, "phase": 3, "kernel": 1, "noise": 1, "height": 1}
+NOISE_HU = 30.0  # unit of the noise head
+LEAST_ACROSS = 3.0  # pixels: smaller tumors are counted apart
+BATCH = 32
+
+
+class JudgeNetwork(nn.Module):
+    """Images [B, 1, R, R] in [-1, 1] -> logits of CLASSES [B, 4, R, R], and of the heads {name: [B, n]}."""
+
+    def __init__(self, width: int = 16):
+        super().__init__()
+        from monai.networks.nets import BasicUNet
+
+        self.config = {"width": width}
+        widths = (width, width, 2 * width, 4 * width, 8 * width, width)
+        self.unet = BasicUNet(2, 1, len(CLASSES), widths, norm=("group", {"num_groups": 4}))
+        self.heads = nn.Linear(
+            2 * sum(widths[:5]), sum(HEADS.values())
+        )  # all depths: the shallow ones know intensities
+
+    def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        net = self.unet
+        x0 = net.conv_0(images)
+        x1 = net.down_1(x0)
+        x2 = net.down_2(x1)
+        x3 = net.down_3(x2)
+        x4 = net.down_4(x3)
+        up = net.upcat_1(net.upcat_2(net.upcat_3(net.upcat_4(x4, x3), x2), x1), x0)
+        pooled = torch.cat([pool(x) for x in (x0, x1, x2, x3, x4) for pool in (_mean, _largest)], dim=1)
+        parts = self.heads(pooled).split(list(HEADS.values()), dim=1)
+        return net.final_conv(up), dict(zip(HEADS, parts, strict=True))
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.mean(dim=(2, 3))
+
+
+def _largest(x: Tensor) -> Tensor:
+    return x.amax(dim=(2, 3))
+
+
+@dataclass
+class Findings:
+    """What the judge sees in N slices.
+
+    `masks` uint8 [N, R, R] of CLASSES; `table`, a row each: tumor_score (logit), tumor (0/1 at the threshold), tumor_px, liver_px,
+    tumor_x, tumor_y (centre of the tumor's probability, in shares of the image side, NaN without tumor), modality_mr, phase,
+    kernel_sharp, noise_hu, height (0 lowest slice with liver, 1 highest).
+    """
+
+    masks: np.ndarray
+    table: pd.DataFrame
+
+
+class Judge:
+    """A trained network with its threshold. `load` reads one, `findings` asks it."""
+
+    def __init__(self, network: JudgeNetwork, threshold: float, metadata: dict | None = None):
+        self.network, self.threshold, self.metadata = network.eval().requires_grad_(False), threshold, metadata or {}
+
+    @torch.no_grad()
+    def findings(self, images) -> Findings:
+        """images [N, 1, R, R] in [-1, 1], R a multiple of 16."""
+        images = torch.as_tensor(images, dtype=torch.float32)
+        if images.ndim != 4 or images.shape[1] != 1 or images.shape[-1] % 16:
+            raise BadInput(f"The judge reads images [N, 1, R, R] with R a multiple of 16, not {tuple(images.shape)}.")
+        masks, rows = [], []
+        for part in images.clamp(-1, 1).split(BATCH):
+            logits, heads = self.network(part)
+            masks.append(logits.argmax(dim=1).to(torch.uint8).numpy())
+            rows.append(self._rows(logits.softmax(dim=1), heads, masks[-1]))
+        return Findings(np.concatenate(masks), pd.concat(rows, ignore_index=True))
+
+    def _rows(self, shares: Tensor, heads: dict[str, Tensor], masks: np.ndarray) -> pd.DataFrame:
+        side = masks.shape[-1]
+        tumor = masks == CLASSES.index("tumor")
+        count = tumor.sum(axis=(1, 2))
+        weight = shares[:, CLASSES.index("tumor")].numpy() * tumor
+        total = np.where(count > 0, weight.sum(axis=(1, 2)), np.nan)
+        along = (np.arange(side) + 0.5) / side
+        score = heads["present"][:, 0].numpy()
+        return pd.DataFrame(
+            {
+                "tumor_score": score,
+                "tumor": (score > self.threshold).astype(int),
+                "tumor_px": count,
+                "liver_px": (masks >= CLASSES.index("liver")).sum(axis=(1, 2)),
+                "tumor_x": weight.sum(axis=1) @ along / total,
+                "tumor_y": weight.sum(axis=2) @ along / total,
+                "modality_mr": heads["modality"][:, 0].sigmoid().numpy(),
+                "phase": [PHASES[k] for k in heads["phase"].argmax(dim=1).tolist()],
+                "kernel_sharp": heads["kernel"][:, 0].sigmoid().numpy(),
+                "noise_hu": NOISE_HU * heads["noise"][:, 0].numpy(),
+                "height": heads["height"][:, 0].numpy(),
+            }
+        )
+
+    def save(self, path: Path) -> Path:
+        """Write one safetensors file."""
+        from stylemed.training.run import export
+
+        export(path, self.network, {**self.metadata, "threshold": self.threshold})
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Judge:
+        """The judge of a run folder or .safetensors file; BadInput for anything else."""
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(path)
+        file = path / "judge.safetensors" if path.is_dir() else path
+        if not file.is_file():
+            raise BadInput(f"{file}: no such file; train a judge first, or name a run folder or a .safetensors file.")
+        try:
+            with safe_open(file, "pt") as archive:
+                header = archive.metadata() or {}
+                tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118
+            if header.get("class") != "JudgeNetwork":
+                raise BadInput(f"{file}: holds no judge (found: {header.get('class', 'something else')}).")
+            network = JudgeNetwork(**json.loads(header["config"]))
+            network.load_state_dict(tensors)
+            metadata = json.loads(header["metadata"])
+            return cls(network, metadata["threshold"], metadata)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise BadInput(f"{file}: is damaged or not a judge ({type(error).__name__}); train it again.") from None
+
+
+# -- what is true of a store's slices
+
+
+def truth(store, rows) -> pd.DataFrame:
+    """What the store knows of `rows`, in the columns of `Findings.table`; NaN (phase: "") where it does not know.
+
+    tumor_across: diameter in pixels of a disc as large as the slice's tumor. height only where a case has ten slices or more.
+    """
+    table = store.slices.iloc[rows].reset_index(drop=True)
+    known = table["tumor_known"] == 1
+    labels = np.asarray(store.labels[rows])
+    along = (np.arange(labels.shape[-1]) + 0.5) / labels.shape[-1]
+    tumor = labels == 2
+    count = np.where(tumor.any(axis=(1, 2)), tumor.sum(axis=(1, 2)), np.nan)
+    first, last, slices = (store.slices.groupby("case")["z"].agg(how) for how in ("min", "max", "count"))
+    low, high = table["case"].map(first), table["case"].map(last)
+    height = (table["z"] - low) / (high - low).clip(lower=1)
+    mr = table["modality"].map({"CT": 0.0, "MR": 1.0})
+    columns = {
+        "tumor": (table["tumor_px"] > 0).astype(float).where(known),
+        "tumor_across": np.sqrt(4 / np.pi * table["tumor_px"]),
+        "tumor_px": table["tumor_px"].astype(float).where(known),
+        "liver_px": table["liver_px"],
+        "tumor_x": tumor.sum(axis=1) @ along / count,
+        "tumor_y": tumor.sum(axis=2) @ along / count,
+        "modality_mr": mr,
+        "phase": table["phase"].where(mr == 0, ""),
+        "kernel_sharp": _column(table, "kernel").map({"soft": 0.0, "sharp": 1.0}),
+        "noise_hu": pd.to_numeric(_column(table, "noise_hu"), errors="coerce"),
+        "height": height.where(table["case"].map(slices) >= 10),
+    }
+    return pd.DataFrame(columns)
+
+
+def _column(table, name):
+    return table[name] if name in table else pd.Series([""] * len(table))
+
+
+# -- how wrong it is
+
+
+def errors(judge: Judge, store, split: str = "test", seed: int = 0, draws: int = 1000) -> pd.DataFrame:
+    """The judge's own errors on a split: a row per factor with value, 95 % interval (bootstrap over patients), n slices, patients.
+
+    Tumors of at least 3 pixels across count for AUC and sensitivity; smaller ones have a sensitivity of their own.
+    """
+    rows = store.select(split)
+    if not len(rows):
+        raise BadInput(f"{store.path} has no slice of the split {split} to measure the judge on.")
+    found, true = judge.findings(store.images(rows)), truth(store, rows)
+    table, patients = found.table, store.slices["patient"].to_numpy()[rows]
+    labels = np.asarray(store.labels[rows])
+    large = (true["tumor"] == 1) & (true["tumor_across"] >= LEAST_ACROSS)
+    none, small = true["tumor"] == 0, (true["tumor"] == 1) & ~large
+    out = []
+    if large.any() and none.any():
+        use = (large | none).to_numpy()
+        auc = patient_auc(table["tumor_score"][use], large[use], patients[use], seed=seed)
+        out.append(("tumor, AUC", *auc, int(use.sum()), len(set(patients[use]))))
+
+    def add(name, values, where):
+        where = np.asarray(where) & np.isfinite(np.asarray(values, float))
+        if where.any():
+            low, high, value = _interval(np.asarray(values, float)[where], patients[where], seed, draws)
+            out.append((name, value, low, high, int(where.sum()), len(set(patients[where]))))
+
+    add("tumor, sensitivity", table["tumor"], large)
+    add("tumor under 3 pixels, sensitivity", table["tumor"], small)
+    add("no tumor, specificity", 1 - table["tumor"], none)
+    add("tumor, Dice", _dice(found.masks == 3, labels == 2), large)
+    add("liver, Dice", _dice(found.masks >= 2, labels > 0), np.ones(len(rows), bool))
+    add("tumor area, error in pixels", (table["tumor_px"] - true["tumor_px"]).abs(), large)
+    add(
+        "liver area, error in %",
+        100 * (table["liver_px"] - true["liver_px"]).abs() / true["liver_px"],
+        true["liver_px"] > 50,
+    )
+    away = np.hypot(table["tumor_x"] - true["tumor_x"], table["tumor_y"] - true["tumor_y"]) * store.resolution
+    add("tumor place, error in pixels", away, large)
+    add("modality, accuracy", (table["modality_mr"] > 0.5) == true["modality_mr"], true["modality_mr"].notna())
+    add("phase, accuracy", table["phase"] == true["phase"], true["phase"].isin(PHASES))
+    add("kernel, accuracy", (table["kernel_sharp"] > 0.5) == true["kernel_sharp"], true["kernel_sharp"].notna())
+    add("noise, error in HU", (table["noise_hu"] - true["noise_hu"]).abs(), true["noise_hu"].notna())
+    add("height, error", (table["height"] - true["height"]).abs(), true["height"].notna())
+    return pd.DataFrame(out, columns=["what", "value", "low", "high", "slices", "patients"])
+
+
+def _dice(found: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Dice of each slice; NaN where neither has a pixel."""
+    total = found.sum(axis=(1, 2)) + true.sum(axis=(1, 2))
+    return np.where(total > 0, 2 * (found & true).sum(axis=(1, 2)) / np.maximum(total, 1), np.nan)
+
+
+def _interval(values, patients, seed, draws) -> tuple[float, float, float]:
+    """2.5 % and 97.5 % of the mean over a bootstrap of patients, and the mean."""
+    names, patient = np.unique(patients.astype(str), return_inverse=True)
+    sums, counts = np.bincount(patient, values), np.bincount(patient)
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    means = (drawn @ sums) / np.maximum(drawn @ counts, 1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high), float(values.mean())

@@ -1,0 +1,258 @@
+"""Training the judge on the `judge` patients of a store, and fixing its threshold on some of them that it did not train on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stylemed.errors import BadInput
+from stylemed.evaluation.judge import BATCH, CLASSES, NOISE_HU, PHASES, Judge, JudgeNetwork, truth
+from stylemed.training import augment
+from stylemed.training.loop import GradientGuard, drive, next_positions, random_stream
+from stylemed.training.run import Run
+from stylemed.training.schedule import ema_beta
+
+BODY_HU, BODY_SIGNAL = -300, 80  # CT: above is body; MR: of a signal up to 1000
+HELD = 0.2  # of the judge patients: they fix the threshold
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """One training of the judge."""
+
+    width: int = 16
+    batch: int = 16
+    learning_rate: float = 2e-3
+    kimg: float = 60.0  # the learning rate falls to nothing until then (half a cosine)
+    augment_p: float = 0.4
+    blur_p: float = 0.2  # generated images are softer than scans: some training images are made so
+    ema_kimg: float = 1.0
+    ema_rampup: float | None = 0.1
+    tick_kimg: float = 1.0
+    snapshot_ticks: int = 5
+
+
+class JudgeTrainer:
+    """The network, its average, and one step."""
+
+    def __init__(self, store, config: JudgeConfig, seed: int):
+        self.store, self.config, self.seed = store, config, seed
+        rows = store.select("judge")
+        patients = store.slices["patient"].to_numpy()[rows]
+        names = sorted(set(patients), key=lambda p: hashlib.sha256(f"{seed} {p}".encode()).hexdigest())
+        if len(names) < 3:
+            raise BadInput(f"{store.path} has {len(names)} patients of the split judge; a judge needs at least 3.")
+        held = set(names[: max(1, round(HELD * len(names)))])
+        inside = np.isin(patients, list(held))
+        self.rows, self.held = rows[~inside], rows[inside]
+        self.images = torch.from_numpy(store.images(self.rows))
+        self.classes = torch.from_numpy(_classes(store, self.rows))
+        self.body_known = torch.from_numpy(_body_known(store, self.rows))
+        self.true = truth(store, self.rows)
+        self.targets = {
+            "present": _tensor(self.true["tumor"]),
+            "modality": _tensor(self.true["modality_mr"]),
+            "phase": torch.tensor([PHASES.index(p) if p in PHASES else -1 for p in self.true["phase"]]),
+            "kernel": _tensor(self.true["kernel_sharp"]),
+            "noise": _tensor(self.true["noise_hu"] / NOISE_HU),
+            "height": _tensor(self.true["height"]),
+        }
+        self.tumor_known = self.targets["present"].isfinite()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(random_stream(seed, 0, "judge").initial_seed())
+            self.network, self.averaged = JudgeNetwork(config.width), JudgeNetwork(config.width)
+        self.averaged.load_state_dict(self.network.state_dict())
+        self.averaged.eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=config.learning_rate, weight_decay=1e-3)
+        self.guard = GradientGuard()
+        self.nimg, self.seconds_reading, self.resolution = 0, 0.0, store.resolution
+
+    def step(self) -> dict[str, float]:
+        n, config = self.config.batch, self.config
+        positions = torch.tensor(next_positions(self.nimg, n, len(self.rows), self.seed))
+        images, classes = self._varied(self.images[positions], self.classes[positions])
+        logits, heads = self.network(images)
+        outlines = _outline_loss(logits, classes, self.tumor_known[positions], self.body_known[positions])
+        told = _head_losses(heads, {name: target[positions] for name, target in self.targets.items()})
+        loss = outlines + told["present"] + 0.3 * sum(value for name, value in told.items() if name != "present")
+        share = min(1.0, self.nimg / (1000 * config.kimg))
+        self.optimizer.param_groups[0]["lr"] = config.learning_rate * (0.5 + 0.5 * float(np.cos(np.pi * share)))
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.guard.step(self.optimizer)
+        self.nimg += n
+        beta = ema_beta(self.nimg, n, config)
+        torch._foreach_lerp_(
+            list(self.averaged.parameters()), [p.detach() for p in self.network.parameters()], 1 - beta
+        )
+        return {"outlines": outlines.item()} | {name: value.item() for name, value in told.items()}
+
+    def _varied(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Images moved, lit and softened at random; the classes move along."""
+        stream = random_stream(self.seed, self.nimg, "vary")
+        drawn = augment.draw(tuple(images.shape), self.config.augment_p, stream)
+        shapes = (
+            2 * F.one_hot(classes.long(), len(CLASSES)).permute(0, 3, 1, 2).float() - 1
+        )  # air outside, as in the image
+        still = {"brightness": torch.zeros(len(images)), "contrast": torch.ones(len(images)), "noise": torch.zeros(1)}
+        drawn["cut"] = torch.zeros(len(images))
+        moved = augment.apply(shapes, {**drawn, **still})
+        moved[:, 0] += 1e-3  # what comes from outside is air
+        soft = torch.rand(len(images), generator=stream) < self.config.blur_p
+        images = augment.apply(images, drawn)
+        blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        return torch.where(soft[:, None, None, None], blurred, images).clamp(-1, 1), moved.argmax(dim=1)
+
+    def row(self) -> dict:
+        return {"resolution": self.resolution, "batch": self.config.batch, "skipped": self.guard.skipped}
+
+    def state_dict(self) -> dict:
+        networks = {name: getattr(self, name).state_dict() for name in ("network", "averaged", "optimizer")}
+        return networks | {"counters": [self.nimg, self.guard.skipped]}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.nimg, self.guard.skipped = state["counters"]
+        for name in ("network", "averaged", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+
+    def snapshot(self, run: Run) -> None:
+        """Fix the threshold on the patients held back, and write judge.safetensors and a picture of some outlines."""
+        judge = Judge(self.averaged, 0.0)
+        found = judge.findings(self.store.images(self.held))
+        state = truth(self.store, self.held)["tumor"].to_numpy()
+        judge.threshold = best_threshold(found.table["tumor_score"].to_numpy(), state)
+        judge.metadata = {
+            "store": self.store.digest,
+            "resolution": self.resolution,
+            "nimg": self.nimg,
+            "seed": self.seed,
+            "patients": sorted(set(self.store.slices["patient"].to_numpy()[np.concatenate([self.rows, self.held])])),
+        }
+        judge.save(run.path / "judge.safetensors")
+        some = np.linspace(0, len(self.held) - 1, BATCH // 2).astype(int)
+        images = torch.from_numpy(self.store.images(self.held[some]))
+        outlined = torch.from_numpy(found.masks[some].astype(np.float32))[:, None] / 1.5 - 1
+        run.save_grid(
+            torch.cat([part for pair in zip(images.split(8), outlined.split(8), strict=True) for part in pair]),
+            self.nimg,
+        )
+
+
+def train_judge(
+    store,
+    run: str | Path,
+    *,
+    kimg: float | None = None,
+    max_minutes: float | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    config: JudgeConfig | None = None,
+) -> Run:
+    """Train a judge on the split `judge` of a store in the folder `run`; the same call resumes.
+
+    kimg: thousands of slices to show in all; None takes the configuration's. Raises BadInput for too few judge patients.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BadInput("The judge trains in one process; start it without torchrun.")
+    config = config or JudgeConfig()
+    config = replace(config, kimg=kimg) if kimg is not None else config
+    trainer = JudgeTrainer(store, config, seed)
+    asked = {"kind": "judge", "seed": seed, "store": store.digest, **asdict(config)}
+    return drive(
+        trainer,
+        Run(run),
+        asked,
+        kimg=config.kimg,
+        tick_kimg=config.tick_kimg,
+        snapshot_ticks=config.snapshot_ticks,
+        max_minutes=max_minutes,
+        progress=progress,
+    )
+
+
+def best_threshold(scores: np.ndarray, state: np.ndarray) -> float:
+    """The score with the highest sensitivity + specificity (Youden); 0 where there are not both kinds. NaN states are not used."""
+    known = np.isfinite(state)
+    scores, state = scores[known], state[known] == 1
+    if not (state.any() and (~state).any()):
+        return 0.0
+    order = np.sort(scores)
+    cuts = np.concatenate([[order[0] - 1], (order[1:] + order[:-1]) / 2])
+    gained = [(scores[state] > cut).mean() + (scores[~state] <= cut).mean() for cut in cuts]
+    best = np.flatnonzero(np.isclose(gained, max(gained)))
+    return float(cuts[best[len(best) // 2]])  # the middle of equally good ones
+
+
+def _classes(store, rows) -> np.ndarray:
+    """CLASSES of every pixel, uint8 [n, R, R]: the labels, and the body, which is what is denser than air, holes filled."""
+    from scipy import ndimage
+
+    hu, labels = np.asarray(store.hu[rows]), np.asarray(store.labels[rows])
+    ct = (store.slices["modality"].to_numpy()[rows] != "MR")[:, None, None]
+    body = np.where(ct, hu > BODY_HU, hu > BODY_SIGNAL)
+    out = np.zeros(labels.shape, np.uint8)
+    for i, mask in enumerate(body):
+        pieces, n = ndimage.label(ndimage.binary_opening(mask) if mask.shape[0] >= 64 else mask)  # the table is thin
+        if n:
+            mask = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()
+        out[i] = ndimage.binary_fill_holes(mask)
+    out[labels > 0] = labels[labels > 0] + 1
+    return out
+
+
+def _body_known(store, rows) -> np.ndarray:
+    """Whether fat can be told from air: not where intensities were cut off above it."""
+    low = {entry["case"]: entry.get("hu_min") for entry in store.info["inputs"]}
+    table = store.slices.iloc[rows]
+    return np.array(
+        [
+            m == "MR" or low.get(c) is None or low[c] < BODY_HU
+            for c, m in zip(table["case"], table["modality"], strict=True)
+        ]
+    )
+
+
+def _tensor(column) -> Tensor:
+    return torch.from_numpy(np.asarray(column, np.float32))
+
+
+def _outline_loss(logits: Tensor, classes: Tensor, tumor_known: Tensor, body_known: Tensor) -> Tensor:
+    """Cross-entropy and Dice of liver and tumor. What is not known is not asked: liver and tumor count as one where tumors were
+    not labelled, air and body where they cannot be told apart."""
+    from monai.losses import DiceLoss
+
+    shares = logits.log_softmax(dim=1)
+    merged = shares.gather(1, classes[:, None])[:, 0]
+    liver = shares[:, 2:].logsumexp(dim=1)
+    outside = shares[:, :2].logsumexp(dim=1)
+    unknown_tumor = ~tumor_known[:, None, None] & (classes >= 2)
+    unknown_body = ~body_known[:, None, None] & (classes < 2)
+    merged = torch.where(unknown_tumor, liver, torch.where(unknown_body, outside, merged))
+    dice = DiceLoss(reduction="mean", batch=True)
+    loss = -merged.mean() + 0.5 * dice(liver.exp()[:, None], (classes >= 2)[:, None].float())
+    if tumor_known.any():
+        loss = loss + 0.5 * dice(shares[tumor_known, 3:].exp(), (classes == 3)[tumor_known][:, None].float())
+    return loss
+
+
+def _head_losses(heads: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
+    out = {}
+    for name, target in targets.items():
+        known = target >= 0 if name == "phase" else target.isfinite()
+        answer, wanted = heads[name][known], target[known]
+        if not known.any():
+            out[name] = heads[name].sum() * 0
+        elif name == "phase":
+            out[name] = F.cross_entropy(answer, wanted)
+        elif name in ("noise", "height"):
+            out[name] = F.l1_loss(answer[:, 0], wanted)
+        else:
+            out[name] = F.binary_cross_entropy_with_logits(answer[:, 0], wanted)
+    return out

@@ -237,7 +237,7 @@ def _panels(log, panels: list[list[str]], x: str, columns: int = 1, distances=No
             places[count - 1].plot(
                 distances["kimg"], distances["frechet_floor"], "--", color=LINES[1], label="floor: among patients"
             )
-        places[count - 1].set_ylim(bottom=0)
+        places[count - 1].set_yscale("log")  # it falls by orders of magnitude
     for k, ax in places.items():
         _chart(ax)
         # Above the lines: a small chart has no free corner.

@@ -71,7 +71,7 @@ def _features(image: Tensor) -> Tensor:
 def frechet_distance(a, b) -> float:
     """Squared Fréchet distance of the normal distributions fitted to features [N, D] and [M, D] (Heusel 2017, eq. 6).
 
-    |mean_a - mean_b|² + tr(C_a + C_b - 2 (C_a C_b)^½), at least 0. Even two samples of one distribution are not at 0, the
+    ‖mean_a - mean_b‖² + tr(C_a + C_b - 2 (C_a C_b)^½), at least 0. Even two samples of one distribution are not at 0, the
     less so the smaller they are: compare only samples of the same size, and with `Reference.floor`.
     BadInput for fewer than two rows, different D, and values that are not finite.
     """

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-KIMG = 12.0
+KIMG = 10.0
 
 
 def train(folder: str) -> None:

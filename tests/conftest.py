@@ -1,11 +1,13 @@
 """Fixtures for all tests. Outside material is found by STYLEMED_SAMPLE and STYLEMED_REFERENCE, and done without."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))  # for made_up
 
 
 @pytest.fixture(autouse=True)
@@ -25,3 +27,14 @@ def python_env() -> dict[str, str]:
     env = {k: v for k, v in os.environ.items() if k != "STYLEMED_BUILD"}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH", "")]))
     return env
+
+
+@pytest.fixture
+def one_thread():
+    """Tiny networks gain nothing from threads, and lose much when tests run side by side."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -127,9 +127,9 @@ def _found(source: Path) -> tuple[str, dict[str, tuple[Path, Path]]]:
         name = NIFTI.sub("", path.name)
         if name in pairs:
             raise BadInput(f"{pairs[name][0]} and {path} are both {name}; keep one of them")
-        masks = path.parent.parent / "labelsTr"
-        other = [m for m in (masks / path.name, masks / f"{name}.nii.gz", masks / f"{name}.nii") if m.is_file()]
-        pairs[name] = (path, other[0] if other else masks / path.name)
+        labels = path.parent.parent / "labelsTr"
+        other = [m for m in (labels / path.name, labels / f"{name}.nii.gz", labels / f"{name}.nii") if m.is_file()]
+        pairs[name] = (path, other[0] if other else labels / path.name)
     if not pairs:
         raise BadInput(
             f"{source} holds no volume-N.nii[.gz] (LiTS) and no imagesTr with volumes (Medical Segmentation Decathlon), "

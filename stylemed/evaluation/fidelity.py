@@ -6,7 +6,6 @@ distance mostly sampling error. The features here are written down beforehand, a
 Their distances are compared with each other and with `Reference.floor`, never with a FID.
 """
 
-import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from stylemed.evaluation.inception import Inception
 from stylemed.evaluation.memorization import grey, nearest, nearest_other_patient, thumbnails
 from stylemed.networks.layers import downscale, upscale
 from stylemed.training.loop import random_stream
-from stylemed.training.run import Run, write_safely
+from stylemed.training.run import Run, grid_png, write_safely
 
 LAYOUT = 8  # side of the coarse image
 CELLS, BANDS = 4, 4  # detail: 4 bands, each in 4x4 cells
@@ -220,10 +219,9 @@ class Distances:
         patients = _patients(dataset)
         positions = range(len(dataset))
         self.inception = Inception(inception) if inception else None
-        found, self.train, spread, pooled = _survey(
+        found, self.train, spread, self.pooled = _survey(
             (dataset.images(list(positions[i : i + batch])) for i in positions[::batch]), self.inception
         )
-        self.pooled = pooled
         self.reference = Reference(found, patients)
         self.yardsticks = {
             "frechet_floor": self.reference.floor(seed),
@@ -252,7 +250,7 @@ class Distances:
         _write_row(run.path, row)
         closest = np.argsort(distances, kind="stable")[:PAIRS]
         pairs = [self._draw(trainer, z[closest]), self.dataset.images(positions[closest].tolist())]
-        write_safely(run.path / "neighbours.png", _picture(torch.stack(pairs)), sync=False)
+        write_safely(run.path / "neighbours.png", grid_png(torch.cat(pairs), len(closest)), sync=False)
 
     @torch.no_grad()
     def _draw(self, trainer, z: Tensor) -> Tensor:
@@ -314,15 +312,3 @@ def _patients(dataset) -> np.ndarray | None:
     if labels is None or len(set(labels)) < 2:
         return None
     return np.asarray(labels)
-
-
-def _picture(rows: Tensor) -> bytes:
-    """Images [rows, columns, C, R, R] in [-1, 1] as one PNG; grey values are not stretched."""
-    from PIL import Image
-
-    r, columns, c, h, w = rows.shape
-    pixels = ((rows.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    pixels = pixels.permute(0, 3, 1, 4, 2).reshape(r * h, columns * w, c).numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if c == 1 else pixels).save(buffer, format="png")
-    return buffer.getvalue()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stylemed.errors import BadInput
+from stylemed.networks.encoder import load_state
 
 SIDE = 299  # what the network was trained at
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colours
@@ -26,12 +26,7 @@ class Inception:
         from torchvision.models import inception_v3
 
         self.network = inception_v3(weights=None, init_weights=False)
-        try:
-            self.network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        except FileNotFoundError:
-            raise BadInput(f"{weights}: no such file; give an Inception v3 state dict, or none.") from None
-        except Exception as error:
-            raise BadInput(f"{weights}: is not an Inception v3 state dict ({type(error).__name__}).") from None
+        load_state(self.network, weights, "torchvision Inception v3")
         self.network.fc = torch.nn.Identity()
         self.network.eval().requires_grad_(False)
 

@@ -7,7 +7,6 @@ tumor is present. The threshold of "present" is fixed on judge patients that its
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +15,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from stylemed.data.anatomy import ENHANCEMENT
 from stylemed.errors import BadInput
-from stylemed.latent.direction import patient_auc
+from stylemed.latent.direction import draw_patients, patient_auc
+from stylemed.training.run import export, load_network
 
 CLASSES = ("air", "body", "liver", "tumor")
-PHASES = ("none", "arterial", "portal")
+PHASES = tuple(ENHANCEMENT)
 HEADS = {"present": 1, "modality": 1, "phase": 3, "kernel": 1, "noise": 1, "height": 1}
 NOISE_HU = 30.0  # unit of the noise head
 LEAST_ACROSS = 3.0  # pixels: smaller tumors are counted apart
@@ -120,32 +121,14 @@ class Judge:
 
     def save(self, path: Path) -> Path:
         """Write one safetensors file."""
-        from stylemed.training.run import export
-
         export(path, self.network, {**self.metadata, "threshold": self.threshold})
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> Judge:
         """The judge of a run folder or .safetensors file; BadInput for anything else."""
-        from safetensors import SafetensorError, safe_open
-
-        path = Path(path)
-        file = path / "judge.safetensors" if path.is_dir() else path
-        if not file.is_file():
-            raise BadInput(f"{file}: no such file; train a judge first, or name a run folder or a .safetensors file.")
-        try:
-            with safe_open(file, "pt") as archive:
-                header = archive.metadata() or {}
-                tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118
-            if header.get("class") != "JudgeNetwork":
-                raise BadInput(f"{file}: holds no judge (found: {header.get('class', 'something else')}).")
-            network = JudgeNetwork(**json.loads(header["config"]))
-            network.load_state_dict(tensors)
-            metadata = json.loads(header["metadata"])
-            return cls(network, metadata["threshold"], metadata)
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise BadInput(f"{file}: is damaged or not a judge ({type(error).__name__}); train it again.") from None
+        network, metadata = load_network(path, "judge", JudgeNetwork)
+        return cls(network, metadata["threshold"], metadata)
 
 
 # -- what is true of a store's slices
@@ -245,7 +228,7 @@ def _interval(values, patients, seed, draws) -> tuple[float, float, float]:
     """2.5 % and 97.5 % of the mean over a bootstrap of patients, and the mean."""
     names, patient = np.unique(patients.astype(str), return_inverse=True)
     sums, counts = np.bincount(patient, values), np.bincount(patient)
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    drawn = draw_patients(len(names), draws, seed)
     means = (drawn @ sums) / np.maximum(drawn @ counts, 1)
     low, high = np.quantile(means, (0.025, 0.975))
     return float(low), float(high), float(values.mean())

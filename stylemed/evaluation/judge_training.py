@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from torch import Tensor
 from stylemed.errors import BadInput
 from stylemed.evaluation.judge import BATCH, CLASSES, NOISE_HU, PHASES, Judge, JudgeNetwork, truth
 from stylemed.training import augment
-from stylemed.training.loop import GradientGuard, drive, next_positions, random_stream
+from stylemed.training.distributed import refuse_team
+from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, random_stream
 from stylemed.training.run import Run
 from stylemed.training.schedule import ema_beta
 
@@ -88,10 +88,7 @@ class JudgeTrainer:
         loss.backward()
         self.guard.step(self.optimizer)
         self.nimg += n
-        beta = ema_beta(self.nimg, n, config)
-        torch._foreach_lerp_(
-            list(self.averaged.parameters()), [p.detach() for p in self.network.parameters()], 1 - beta
-        )
+        move_average(self.averaged, self.network, ema_beta(self.nimg, n, config))
         return {"outlines": outlines.item()} | {name: value.item() for name, value in told.items()}
 
     def _varied(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,8 +156,7 @@ def train_judge(
 
     kimg: thousands of slices to show in all; None takes the configuration's. Raises BadInput for too few judge patients.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise BadInput("The judge trains in one process; start it without torchrun.")
+    refuse_team("The judge")
     config = config or JudgeConfig()
     config = replace(config, kimg=kimg) if kimg is not None else config
     trainer = JudgeTrainer(store, config, seed)

@@ -186,6 +186,11 @@ def traverse(generator, w_plus, direction: Direction, steps, layers=None) -> tor
     return synthesize(generator, walk(w_plus, direction, steps, layers))
 
 
+def draw_patients(count: int, draws: int, seed: int) -> np.ndarray:
+    """How often each of `count` patients comes in each of `draws` bootstrap samples: [draws, count]."""
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+
+
 def patient_auc(scores, y, patients, folds=None, *, seed: int = 0, draws: int = 2000) -> tuple[float, float, float]:
     """AUC of scores [N] for y [N] (0/1) with its 95 % interval, by a bootstrap over patients -> (auc, low, high).
 
@@ -204,7 +209,7 @@ def patient_auc(scores, y, patients, folds=None, *, seed: int = 0, draws: int = 
         np.add.at(pairs, where, 1.0)
     if pairs.sum() == 0:
         return float("nan"), float("nan"), float("nan")
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    drawn = draw_patients(len(names), draws, seed)
     totals = np.einsum("dp,pq,dq->d", drawn, pairs, drawn, optimize=True)
     hits = np.einsum("dp,pq,dq->d", drawn, won, drawn, optimize=True)
     low, high = np.quantile(hits[totals > 0] / totals[totals > 0], (0.025, 0.975))

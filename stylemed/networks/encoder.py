@@ -58,7 +58,7 @@ class Encoder(nn.Module):
         self.num_layers, self.space, self.shortcut, self.radius = num_layers, space, shortcut, radius
         self.backbone = resnet50(weights=None)
         if weights is not None:
-            _load_resnet(self.backbone, Path(weights))
+            load_state(self.backbone, weights, "ResNet-50")
         first = self.backbone.conv1
         if channels != 3:  # a grey image is the sum of its three equal colours
             grey = first.weight.detach().sum(dim=1, keepdim=True).repeat(1, channels, 1, 1) / channels
@@ -90,13 +90,13 @@ class Encoder(nn.Module):
         return F.adaptive_avg_pool2d(images, self.shortcut).flatten(1)
 
 
-def _load_resnet(backbone: nn.Module, path: Path) -> None:
+def load_state(network: nn.Module, path: str | Path, name: str) -> None:
+    """Fill a network with a state dict from a file, such as torchvision's; BadInput, which calls it `name`, when that fails."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        backbone.load_state_dict(state)
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError:
-        raise BadInput(f"{path}: no such file; give the path of a ResNet-50 state dict, or none.") from None
+        raise BadInput(f"{path}: no such file; give the path of a {name} state dict, or none.") from None
     except Exception as error:
         raise BadInput(
-            f"{path}: is not a ResNet-50 state dict ({type(error).__name__}); save one with torch.save."
+            f"{path}: is not a {name} state dict ({type(error).__name__}); save one with torch.save."
         ) from None

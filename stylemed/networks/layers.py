@@ -87,6 +87,11 @@ def conv_down(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.conv2d(x, _sum_of_shifts(weight) / 4, bias, stride=2, padding=1)
 
 
+def stddev_group_size(group: int, batch: int) -> int:
+    """Samples to a group of `minibatch_stddev`: `group`, or the largest divisor of the batch below it."""
+    return next(g for g in range(min(group, batch), 0, -1) if batch % g == 0)
+
+
 def minibatch_stddev(x: Tensor, group: int = 4) -> Tensor:
     """Append one map with the mean standard deviation over groups of samples (Karras 2018, section 3).
 
@@ -94,7 +99,7 @@ def minibatch_stddev(x: Tensor, group: int = 4) -> Tensor:
     does not divide uses the largest divisor below it.
     """
     b, _, h, w = x.shape
-    size = next(g for g in range(min(group, b), 0, -1) if b % g == 0)
+    size = stddev_group_size(group, b)
     y = x.reshape(size, b // size, *x.shape[1:])  # (G, M, C, H, W)
     y = (y - y.mean(dim=0, keepdim=True)).square().mean(dim=0)  # (M, C, H, W)
     y = (y + 1e-8).sqrt().mean(dim=(1, 2, 3))  # (M,)

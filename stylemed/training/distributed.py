@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from stylemed.errors import BadInput
+from stylemed.networks.layers import stddev_group_size
 
 
 class Team:
@@ -53,7 +54,7 @@ class Team:
         Groups are strided (sample n of M groups belongs to group n mod M), so a share holds whole groups when its size is a
         multiple of the group's.
         """
-        size = next(g for g in range(min(group, batch), 0, -1) if batch % g == 0)
+        size = stddev_group_size(group, batch)
         if batch % (self.world * size):
             raise BadInput(
                 f"A batch of {batch} at {resolution}² cannot be shared by {self.world} processes in whole groups of {size} "
@@ -61,10 +62,20 @@ class Team:
             )
 
 
+def _world() -> int:
+    """Processes that torchrun started, 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def refuse_team(who: str) -> None:
+    """BadInput under torchrun, for a training that knows no team; `who` begins the sentence."""
+    if _world() > 1:
+        raise BadInput(f"{who} trains in one process; start it without torchrun.")
+
+
 def join_team(device: torch.device) -> Team:
     """The team that torchrun's environment names (RANK, WORLD_SIZE); joins the process group if that is not done yet."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    if _world() == 1:
         return Team()
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")

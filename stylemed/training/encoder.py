@@ -3,7 +3,6 @@
 The supply of pairs is unlimited: every step draws new latents, makes their images with fresh noise, and asks for the latents back.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -14,7 +13,8 @@ from torch import Tensor
 
 from stylemed.errors import BadInput
 from stylemed.networks import Encoder
-from stylemed.training.loop import GradientGuard, drive, next_positions, random_stream
+from stylemed.training.distributed import own_device, refuse_team
+from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, random_stream
 from stylemed.training.run import Run, export, load_generator
 from stylemed.training.schedule import ema_beta
 
@@ -188,8 +188,7 @@ class EncoderTrainer:
 
     @torch.no_grad()
     def _average(self, n: int) -> None:
-        beta = ema_beta(self.nimg, n, self.config)
-        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.encoder.parameters()), 1 - beta)
+        move_average(self.averaged, self.encoder, ema_beta(self.nimg, n, self.config))
         for ours, theirs in zip(self.averaged.buffers(), self.encoder.buffers(), strict=True):
             ours.copy_(theirs)
 
@@ -260,8 +259,7 @@ def train_encoder(
     Raises BadInput for an unknown preset or field, an unreadable generator, a data set of another size, a run folder of another
     configuration or in use.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise BadInput("The encoder trains in one process; start it without torchrun.")
+    refuse_team("The encoder")
     network, made = load_generator(generator)
     if dataset is not None and (dataset.resolution, dataset.channels) != (network.resolution, network.channels):
         raise BadInput(
@@ -269,7 +267,7 @@ def train_encoder(
             f"{dataset.resolution}² of {dataset.channels}; prepare a store with --resolution {network.resolution}."
         )
     config = preset if isinstance(preset, EncoderConfig) else encoder_config(preset, **changes)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device(device)
     trainer = EncoderTrainer(
         network, dataset, config, seed, device, {**made, "generator_nimg": made.get("nimg")}, weights
     )

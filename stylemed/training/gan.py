@@ -18,7 +18,7 @@ from stylemed.networks import Discriminator, Generator
 from stylemed.networks.layers import downscale, lerp_clip, upscale
 from stylemed.training import augment
 from stylemed.training.distributed import Team, join_team, own_device
-from stylemed.training.loop import GradientGuard, drive, next_positions, random_stream
+from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, random_stream
 from stylemed.training.run import Run, export
 from stylemed.training.schedule import GanConfig, as_plain, ema_beta, gan_config, growth_table, stage
 
@@ -220,8 +220,7 @@ class GanTrainer:
 
     @torch.no_grad()
     def _average(self, n: int) -> None:
-        beta = ema_beta(self.nimg, n, self.config)
-        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.generator.parameters()), 1 - beta)
+        move_average(self.averaged, self.generator, ema_beta(self.nimg, n, self.config))
         self.averaged.w_avg.copy_(self.generator.w_avg)
 
     # -- what the loop asks for

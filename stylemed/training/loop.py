@@ -53,6 +53,12 @@ def next_positions(nimg: int, count: int, size: int, seed: int) -> list[int]:
     return positions
 
 
+@torch.no_grad()
+def move_average(averaged: torch.nn.Module, network: torch.nn.Module, beta: float) -> None:
+    """averaged = beta * averaged + (1 - beta) * network, for every parameter (not for buffers)."""
+    torch._foreach_lerp_(list(averaged.parameters()), list(network.parameters()), 1 - beta)
+
+
 class GradientGuard:
     """Steps an optimizer unless a gradient is not finite; counts what it skipped and gives up after too many in a row."""
 
@@ -183,9 +189,8 @@ def drive(
                 tick_started, tick_nimg = time.monotonic(), trainer.nimg
                 tick_reading = trainer.seconds_reading
     save()
-    if (
-        first and steps
-    ):  # what came after the last tick is told too, but not kept: a resumed run begins its tick where it was
+    # What came after the last tick is told too, but not kept: a resumed run begins its tick where it was.
+    if first and steps:
         run.write_log([*rows, row(time.monotonic())])
     if lock is not None:
         lock.close()

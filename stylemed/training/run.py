@@ -129,19 +129,24 @@ class Run:
 
     def save_grid(self, images: torch.Tensor, nimg: int, columns: int = 8) -> Path:
         """Write images [N, C, R, R] in [-1, 1] as one PNG, `samples/KIMG.png`; grey values are not stretched."""
-        from PIL import Image
-
-        n, c, h, w = images.shape
-        rows = (n + columns - 1) // columns
-        grid = torch.full((rows * columns, c, h, w), -1.0)
-        grid[:n] = images.detach().float().cpu().clamp(-1, 1)
-        grid = grid.reshape(rows, columns, c, h, w).permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, c)
-        pixels = ((grid + 1) * 127.5).round().to(torch.uint8).numpy()
         file = self.path / "samples" / f"{nimg:010d}.png"
-        buffer = io.BytesIO()
-        Image.fromarray(pixels[..., 0] if c == 1 else pixels).save(buffer, format="png")
-        write_safely(file, buffer.getvalue(), sync=False)
+        write_safely(file, grid_png(images, columns), sync=False)
         return file
+
+
+def grid_png(images: torch.Tensor, columns: int) -> bytes:
+    """Images [N, C, R, R] in [-1, 1] in rows of `columns` as a PNG; grey values are not stretched."""
+    from PIL import Image
+
+    n, c, h, w = images.shape
+    rows = (n + columns - 1) // columns
+    grid = torch.full((rows * columns, c, h, w), -1.0)
+    grid[:n] = images.detach().float().cpu().clamp(-1, 1)
+    grid = grid.reshape(rows, columns, c, h, w).permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, c)
+    pixels = ((grid + 1) * 127.5).round().to(torch.uint8).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if c == 1 else pixels).save(buffer, format="png")
+    return buffer.getvalue()
 
 
 def _differences(before: dict, now: dict, prefix: str = "") -> list[str]:
@@ -205,19 +210,23 @@ def export(path: Path, network: torch.nn.Module, metadata: dict) -> None:
 
 def load_generator(path: str | Path) -> tuple[Generator, dict]:
     """The generator of a run folder or .safetensors file, in eval mode, and its metadata (window, resolution, seed, …)."""
-    return _load(Path(path), "generator.safetensors", Generator)
+    return load_network(path, "generator", Generator)
 
 
 def load_encoder(path: str | Path) -> tuple[Encoder, dict]:
     """The encoder of a run folder or .safetensors file, in eval mode, and its metadata."""
-    return _load(Path(path), "encoder.safetensors", Encoder)
+    return load_network(path, "encoder", Encoder)
 
 
-def _load(path: Path, name: str, kind: type) -> tuple:
+def load_network(path: str | Path, noun: str, kind: type) -> tuple:
+    """A network of class `kind` from a run folder (NOUN.safetensors in it) or a file that `export` wrote, and its metadata.
+
+    In eval mode, without gradients. BadInput for a file that is missing, damaged, or holds something else.
+    """
     from safetensors import SafetensorError, safe_open
 
-    noun = kind.__name__.lower()
-    file = path / name if path.is_dir() else path
+    path = Path(path)
+    file = path / f"{noun}.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise BadInput(f"{file}: no such file; train a {noun} first, or name a run folder or a .safetensors file.")
     try:

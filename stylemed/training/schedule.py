@@ -50,9 +50,7 @@ class GanConfig:
     augment_p: float = 0.0
     ada_target: float = 0.6
     ada_kimg: float = 500.0  # thousands of images in which p can go from 0 to 1 …
-    ada_most: float = (
-        0.8  # … but not beyond this: above it, changes leak into the generated images (Karras 2020, section 2.2)
-    )
+    ada_most: float = 0.8  # … but not beyond: above it changes leak into generated images (Karras 2020, section 2.2)
     # book-keeping
     tick_kimg: float = 10.0  # a line of the log
     snapshot_ticks: int = 10  # a sample grid and a checkpoint every so many ticks
@@ -148,8 +146,9 @@ def gan_config(name: str, resolution: int, channels: int = 1, **changes) -> GanC
     unknown = set(changes) - {f.name for f in fields(GanConfig)}
     if unknown:
         raise BadInput(f"Unknown training parameter {', '.join(sorted(unknown))}; see stylemed.training.GanConfig.")
+    plain = GanConfig()
     for key, value in changes.items():
-        usual = getattr(GanConfig(), key)
+        usual = getattr(plain, key)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         fits = {bool: isinstance(value, bool), str: isinstance(value, str), dict: isinstance(value, dict)}
         if not fits.get(type(usual), number or (usual is None and value is None)):

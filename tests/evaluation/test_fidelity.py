@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from made_up import TINY
 from scipy.linalg import sqrtm
 
 from stylemed.errors import BadInput
@@ -20,16 +21,6 @@ from stylemed.evaluation import (
 )
 from stylemed.evaluation.fidelity import COLUMNS, _half
 from stylemed.training import train_gan
-
-TINY = {"latent_size": 16, "mapping_layers": 2, "fmap_base": 64, "fmap_max": 8, "batch_default": 4}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Blobs:

@@ -10,14 +10,6 @@ from stylemed.evaluation.judge import Judge, errors, truth
 from stylemed.evaluation.judge_training import JudgeConfig, _classes, _outline_loss, best_threshold, train_judge
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("judge")

@@ -1,4 +1,4 @@
-"""What the tests of this folder share: a made-up data set and the smallest networks."""
+"""What tests of several folders share: a made-up data set and the smallest networks."""
 
 import torch
 

@@ -1,11 +1,12 @@
-"""The phantom beside real CT, both cut to [0, 255] HU and brought to 64²: numbers, a picture, and whether they can be told apart.
+"""The phantom beside real CT, cut to [0, 255] HU and then brought to 64²: numbers, a picture, and can a network tell them apart?
 
     python benchmarks/phantom_against_real.py REAL_FOLDER --patients 60 --out _build/phantom
 
-REAL_FOLDER is read as `stylemed prepare` reads it. Per patient: mean and spread (standard deviation) in liver and tumor, their
+REAL_FOLDER is in LiTS layout with a volumes.csv. Per patient: mean and spread (standard deviation) in liver and tumor, their
 contrast, noise inside the liver, the liver's share of the image. The phantom's mean should lie between the 10th and the 90th
 percentile of the real patients. Regions placed by hand (`real_regions.csv`: volume, organ, x, y, z, radius in voxels of the stored
-array) add spleen, aorta and muscle. The picture holds real slices and stays where it is written.
+array) stand beside what the phantom was painted with. Whole volumes with all HU (`--whole`) give fat, tumor diameters and the
+liver's area along z. The picture holds real slices and stays where it is written.
 """
 
 import argparse
@@ -28,7 +29,7 @@ def per_patient(store) -> pd.DataFrame:
         hu, labels = np.clip(store.hu[at], LOW, HIGH).astype(np.float32), np.asarray(store.labels[at])
         known = bool((group["tumor_known"] == 1).all())
         inner = np.stack([ndimage.binary_erosion(mask, iterations=2) for mask in labels == 1])
-        local = np.stack([ndimage.generic_filter(s, np.std, size=3) for s in hu])
+        local = _spread(hu, 3)
         tumor = labels == 2
         around = np.stack([ndimage.binary_dilation(m, iterations=3) for m in tumor]) & (labels == 1)
         quiet = inner & ~np.stack([ndimage.binary_dilation(m, iterations=2) for m in tumor])
@@ -45,6 +46,18 @@ def per_patient(store) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def _spread(hu: np.ndarray, side: int) -> np.ndarray:
+    """Standard deviation in the side x side neighbourhood of every pixel."""
+    from scipy import ndimage
+
+    size = (1, side, side)
+    square = (
+        ndimage.uniform_filter(hu.astype(np.float64) ** 2, size)
+        - ndimage.uniform_filter(hu.astype(np.float64), size) ** 2
+    )
+    return np.sqrt(square.clip(min=0))
 
 
 def regions(folder: Path) -> pd.DataFrame:
@@ -97,44 +110,107 @@ def classifier(phantom: np.ndarray, real: np.ndarray, groups: np.ndarray, steps:
     return float(np.mean(right))
 
 
+def cut_to_window(folder: Path, out: Path) -> Path:
+    """The same LiTS folder with every volume cut to [LOW, HIGH], as the real sample was before anybody resampled it."""
+    import nibabel as nib
+
+    out.mkdir(parents=True, exist_ok=True)
+    table = pd.read_csv(folder / "volumes.csv", dtype=str, keep_default_na=False)
+    for volume in table["volume"]:
+        image = nib.load(folder / f"volume-{volume}.nii.gz")
+        array = np.clip(np.asanyarray(image.dataobj), LOW, HIGH).astype(np.int16)
+        nib.save(nib.Nifti1Image(array, image.affine), out / f"volume-{volume}.nii.gz")
+        mask = out / f"segmentation-{volume}.nii.gz"
+        mask.unlink(missing_ok=True)
+        mask.symlink_to((folder / mask.name).absolute())
+    table["hu_min"], table["hu_max"] = LOW, HIGH
+    table.to_csv(out / "volumes.csv", index=False)
+    return out
+
+
+PLACES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the liver's height, from below
+
+
+def whole(folder: Path, volume: str) -> dict:
+    """Fat, tumors and the liver's area along z of one volume with all its HU, axes LPS."""
+    import nibabel as nib
+    from scipy import ndimage
+
+    image = nib.load(folder / f"volume-{volume}.nii.gz")
+    hu = np.asanyarray(image.dataobj)
+    labels = np.asanyarray(nib.load(folder / f"segmentation-{volume}.nii.gz").dataobj)
+    area = (labels > 0).sum(axis=(0, 1))
+    levels = np.flatnonzero(area)
+    low, high = levels[0], levels[-1]
+    inside = fat = 0
+    for z in range(low, high + 1, 4):
+        body = ndimage.binary_opening(hu[..., z] > -300, iterations=2)
+        pieces, n = ndimage.label(body)
+        body = ndimage.binary_fill_holes(pieces == 1 + np.bincount(pieces.ravel())[1:].argmax())
+        inside += body.sum()
+        fat += (body & (hu[..., z] > -150) & (hu[..., z] < -50)).sum()
+    pieces, n = ndimage.label(labels == 2)
+    voxel = abs(np.linalg.det(image.affine[:3, :3]))
+    diameters = (6 / np.pi * voxel * np.bincount(pieces.ravel())[1:]) ** (1 / 3) if n else np.array([])
+    smooth = ndimage.uniform_filter1d(area[low : high + 1].astype(float), max(1, round((high - low) / 20)))
+    out = {"fat, share of the body %": 100 * fat / inside, "tumor, diameter mm": diameters[diameters > 3]}
+    for place in PLACES:
+        at = np.interp(place, np.linspace(0, 1, len(smooth)), smooth)
+        out[f"liver's area at {place:.0%} of its height, % of the largest"] = 100 * at / smooth.max()
+    return out
+
+
+def whole_table(phantom: Path, real: Path, names: list[str]) -> None:
+    """Print phantom patients beside the named real ones (too few for percentiles)."""
+    ours = [whole(phantom, str(i)) for i in range(1, 25) if (phantom / f"volume-{i}.nii.gz").is_file()]
+    theirs = [whole(real, name) for name in names]
+    print(f"\n| whole volumes | phantom ({len(ours)}): 10 % | median | 90 % | {' | '.join(names)} |")
+    print("|---|---|---|---|" + "---|" * len(names))
+    for key in ours[0]:
+        low, middle, high = np.quantile(np.concatenate([np.atleast_1d(one[key]) for one in ours]), [0.1, 0.5, 0.9])
+        cells = [" ".join(f"{v:.0f}" for v in sorted(np.atleast_1d(one[key]))) or "none" for one in theirs]
+        print(f"| {key} | {low:.0f} | {middle:.0f} | {high:.0f} | {' | '.join(cells)} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("real", type=Path)
     parser.add_argument("--patients", type=int, default=60)
     parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--whole", nargs="*", default=[], help="real volumes that hold all HU")
     parser.add_argument("--out", type=Path, default=Path("_build/phantom_against_real"))
     options = parser.parse_args()
     from stylemed.data import SliceStore, make_phantom, prepare
 
     options.out.mkdir(parents=True, exist_ok=True)
-    make_phantom(options.out / "phantom", options.patients, size=options.size, workers=2)
+    phantom = make_phantom(options.out / "phantom", options.patients, size=options.size, workers=2)
     stores = {}
-    for name, source in (("phantom", options.out / "phantom"), ("real", options.real)):
-        prepare(source, options.out / f"{name}-{SIDE}", SIDE)
+    for name, source in (("phantom", phantom), ("real", options.real)):
+        prepare(cut_to_window(source, options.out / f"{name}-cut"), options.out / f"{name}-{SIDE}", SIDE)
         stores[name] = SliceStore.open(options.out / f"{name}-{SIDE}")
     tables = {name: per_patient(store) for name, store in stores.items()}
     print(
         "| per patient | phantom, mean | real: 10 % | median | 90 % | n real | inside |\n|---|---|---|---|---|---|---|"
     )
-    for column in tables["real"].columns[1:]:
-        ours, theirs = tables["phantom"][column].dropna(), tables["real"][column].dropna()
+    compared = [(column, tables["phantom"][column], tables["real"][column]) for column in tables["real"].columns[1:]]
+    painted = pd.read_csv(phantom / "truth.csv").groupby("patient").first()
+    for organ, values in regions(options.real).groupby("organ")["mean HU"]:
+        compared.append((f"{organ}, mean HU (painted; by hand)", painted[f"hu_{organ}"].clip(LOW, HIGH), values))
+    for what, ours, theirs in compared:
+        ours, theirs = ours.dropna(), theirs.dropna()
         low, middle, high = theirs.quantile([0.1, 0.5, 0.9])
         inside = "yes" if low <= ours.mean() <= high else "**no**"
-        print(f"| {column} | {ours.mean():.1f} | {low:.1f} | {middle:.1f} | {high:.1f} | {len(theirs)} | {inside} |")
-    if REGIONS.is_file():
-        found = regions(options.real).groupby("organ")["mean HU"]
-        for organ, values in found:
-            print(f"| {organ} (by hand) | see truth.csv | {values.quantile(0.1):.1f} | {values.median():.1f} "
-                  f"| {values.quantile(0.9):.1f} | {len(values)} | |")  # fmt: skip
+        print(f"| {what} | {ours.mean():.1f} | {low:.1f} | {middle:.1f} | {high:.1f} | {len(theirs)} | {inside} |")
+    if options.whole:
+        whole_table(phantom, options.real, options.whole)
     cut = {name: np.clip(store.hu[:], LOW, HIGH).astype(np.float32) / 127.5 - 1 for name, store in stores.items()}
     rng = np.random.default_rng(0)
     take = rng.permutation(len(cut["phantom"]))[: len(cut["real"])]
     groups = np.concatenate(
         [stores["phantom"].slices["patient"].to_numpy()[take], stores["real"].slices["patient"].to_numpy()]
     )
-    print(
-        f"\nclassifier, phantom or real: balanced accuracy {classifier(cut['phantom'][take], cut['real'], groups):.3f}"
-    )
+    share = classifier(cut["phantom"][take], cut["real"], groups)
+    print(f"\nclassifier, phantom or real: balanced accuracy {share:.3f}")
     picture(cut, options.out / "side_by_side.png", rng)
 
 

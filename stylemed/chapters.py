@@ -273,10 +273,10 @@ def colab_setup(root: Path | None = None) -> str:
     if root is None:
         raise BadInput("The Colab cell is built from pyproject.toml and constraints.txt: run this in a checkout.")
     pins = (root / "constraints.txt").read_text()
-    nibabel = re.search(r"(?m)^nibabel==\S+", pins)
+    lacking = [re.search(rf"(?m)^{name}==\S+", pins) for name in ("nibabel", "monai")]
     return (
         "import sys\n\n"
         'if "google.colab" in sys.modules:  # Colab keeps its own torch and numpy; only what it lacks is installed\n'
         f'    %pip install --quiet --no-deps "stylemed @ git+{repository(root)}@v{__version__}"\n'
-        f"    %pip install --quiet --no-deps {nibabel.group() if nibabel else 'nibabel'}"
+        f"    %pip install --quiet --no-deps {' '.join(pin.group() for pin in lacking if pin)}"
     )

@@ -180,12 +180,20 @@ def train_judge_command(
     kimg: Annotated[float, typer.Option(help="Slices to show in all, in thousands.")] = 60.0,
     max_minutes: Minutes = None,
     seed: Seed = 0,
+    folds: Annotated[
+        int | None, typer.Option(help="Cross-validate over the patients whose tumors are known, of every split.", min=2)
+    ] = None,
+    device: Device = None,
 ) -> None:
     """Train the judge: a reader of slices that has no part in generating them."""
     from stylemed.data.store import SliceStore
-    from stylemed.evaluation.judge_training import train_judge
+    from stylemed.evaluation.judge_training import cross_validate, train_judge
 
-    _trained(train_judge(SliceStore.open(store), run, kimg=kimg, max_minutes=max_minutes, seed=seed))
+    settings = dict(kimg=kimg, max_minutes=max_minutes, seed=seed, device=device)
+    if folds is None:
+        _trained(train_judge(SliceStore.open(store), run, **settings))
+    else:
+        print(cross_validate(SliceStore.open(store), run, folds, **settings).round(3).to_string(index=False))
 
 
 def _trained(run) -> None:

@@ -56,6 +56,8 @@ class Anatomy:
     vertebra_phase: float
     stomach_gas: float  # share of the stomach's depth that is gas
     stomach_hu: float
+    texture_hu: float  # mottle of the liver: what vessels too fine to see leave of themselves
+    oral: bool  # contrast medium in the bowel
     hu: dict[str, float]
     seed: int
     lesions: list[Lesion] = field(default_factory=list)
@@ -206,12 +208,16 @@ def left_kidney(anatomy):
 class Canvas:
     """A HU volume with its labels, and the standard coordinates of every voxel."""
 
-    def __init__(self, anatomy, shape, spacing):
-        """`shape` [Z, Y, X], `spacing` (z, y, x) in mm; the body is centred."""
+    def __init__(self, anatomy, shape, spacing, shift=(0.0, 0.0)):
+        """`shape` [Z, Y, X], `spacing` (z, y, x) in mm; the body lies `shift` (x, y) mm off the middle of the image."""
         self.anatomy = anatomy
         sx, sy, sz = anatomy.scale
         scales = (sz, sy, sx)
-        self.axes = [((np.arange(n) - (n - 1) / 2) * mm / s) for n, mm, s in zip(shape, spacing, scales, strict=True)]
+        middle = (0.0, shift[1], shift[0])
+        self.axes = [
+            ((np.arange(n) - (n - 1) / 2) * mm - m) / s
+            for n, mm, m, s in zip(shape, spacing, middle, scales, strict=True)
+        ]
         self.axes[0] = self.axes[0] + 2.0  # a few mm more above the hilum than below
         self.pixel = np.float32(spacing[1] / np.sqrt(sx * sy))
         z, y, x = (a.astype(np.float32) for a in self.axes)

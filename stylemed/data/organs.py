@@ -24,9 +24,12 @@ from stylemed.data.anatomy import (
 )
 
 
-def draw(anatomy, shape, spacing, table=True):
-    """HU (float32, without noise) and labels (0, 1 liver, 2 tumor), both [Z, Y, X], of one patient, on the table or not."""
-    canvas = Canvas(anatomy, shape, spacing)
+def draw(anatomy, shape, spacing, shift=(0.0, 0.0), table=None):
+    """HU (float32, without noise) and labels (0, 1 liver, 2 tumor), both [Z, Y, X], of one patient.
+
+    shift: (x, y) mm of the body off the middle; table: (gap, sag) mm of the couch under the back, None without.
+    """
+    canvas = Canvas(anatomy, shape, spacing, shift)
     rng = np.random.default_rng([anatomy.seed, 100])
     wall = outline(anatomy, canvas.p)
     inner = cavity(anatomy, canvas.p, wall)
@@ -34,7 +37,7 @@ def draw(anatomy, shape, spacing, table=True):
     grain = spline_field([anatomy.seed, 10], canvas.axes, 7.0)
     slow = spline_field([anatomy.seed, 11], canvas.axes, 22.0)
     if table:
-        couch(canvas)
+        couch(canvas, *table)
     body_wall(canvas, wall, inner, grain, slow)
     inside(canvas, inner, dome, grain, slow, rng)
     skeleton(canvas, wall, grain)
@@ -48,14 +51,14 @@ def draw(anatomy, shape, spacing, table=True):
     return canvas.hu, canvas.labels
 
 
-def couch(canvas):
+def couch(canvas, gap, sag):
     """Two thin curved sheets under the back; straight whatever the patient's warp."""
     a = canvas.anatomy
     z, y, x = canvas.axes
     below = a.scale[1] * 113 * 1.0 + a.fat_mm * 0.9
     mm_x, mm_y = x * a.scale[0], y * a.scale[1]
     for depth, hu in ((0.0, 180.0), (20.0, 40.0)):
-        curve = below + depth + 14 - 36 * (mm_x / 190) ** 2
+        curve = below + depth + gap - sag * (mm_x / 190) ** 2
         d = np.abs(mm_y[:, None] - curve[None, :]) - 1.1
         d = np.maximum(d, np.abs(mm_x)[None, :] - 205).astype(np.float32)
         canvas.paint(np.broadcast_to(d, canvas.hu.shape), hu)
@@ -161,14 +164,14 @@ def ribs(canvas, wall, grain):
     slope = np.float32(drop) / np.maximum(r, 60)
     across = along / np.sqrt(1 + slope**2)
     depth = d + 0.5 * a.wall_mm + 15.0 * np.exp(-((angle / 0.55) ** 2))
-    rib = (np.sqrt((depth / 4.2) ** 2 + (across / 5.4) ** 2) - 1) * 4.2
+    rib = (np.sqrt((depth / 3.8) ** 2 + (across / 5.7) ** 2) - 1) * 3.8
     # The lowest ribs are short; the others end in cartilage in front.
     end = np.where(number < 0, -1.0, np.minimum(0.95 + 0.45 * number, 2.25))
     ending = (angle - end) * 60
     rib = cut(rib, np.maximum(ending, (0.22 - angle) * 60), 3.0)
     bone = a.hu["bone"]
-    canvas.paint(rib, bone + 480)
-    canvas.paint(rib + 1.9, bone - 20 + 40 * grain)
+    canvas.paint(rib, bone + 420)
+    canvas.paint(rib + 1.7, bone - 20 + 40 * grain)
     gristle = (np.sqrt((depth / 4.6) ** 2 + (across / 7.5) ** 2) - 1) * 4.6
     gristle = cut(gristle, np.maximum(-ending + 3, (angle - 2.95) * 60), 3.0)
     gristle = np.where(number >= 2, gristle, 50.0).astype(np.float32)
@@ -207,11 +210,14 @@ def bowel(canvas, inner, rng, grain):
             point = nxt
         return out
 
-    for _ in range(15):
+    for _ in range(30):
         start = (rng.uniform(-45, 100), rng.uniform(-80, 5), rng.uniform(-115, -20))
         fill = rng.choice([15.0, 35.0, 120.0], p=[0.4, 0.45, 0.15])
+        drunk = rng.uniform(180, 420)  # contrast medium has not come everywhere
+        if a.oral and rng.uniform() < 0.6:
+            fill = drunk
         canvas.tubes(
-            walk(start, rng.standard_normal(3), 9, rng.uniform(7, 12)), fill, BACKGROUND, limit, (2.2, wall_hu)
+            walk(start, rng.standard_normal(3), 9, rng.uniform(8, 14)), fill, BACKGROUND, limit, (2.2, wall_hu)
         )
     transverse = [
         ((-78, -62, -62), (-30, -84, -58), 15, 16),
@@ -273,8 +279,10 @@ def liver(canvas, inner, dome, slow, rng):
     """Parenchyma, its vessels, gallbladder, and the lesions, which alone carry label 2."""
     a, p = canvas.anatomy, canvas.p
     d = liver_shape(a, p, inner, dome)
-    texture = spline_field([a.seed, 12], canvas.axes, 11.0)
-    canvas.paint(d, a.hu["liver"] + 2.0 * slow + 1.5 * texture, label=LIVER)
+    coarse = spline_field([a.seed, 12], canvas.axes, 11.0)
+    fine = spline_field([a.seed, 13], canvas.axes, 6.0)
+    mottle = 2.0 * slow + a.texture_hu * (0.45 * coarse + 0.9 * fine)
+    canvas.paint(d, a.hu["liver"] + mottle, label=LIVER)
     canvas.liver = d
     within = d + 1.5
     hepatic = []

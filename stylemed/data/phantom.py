@@ -18,7 +18,7 @@ from stylemed.errors import BadInput
 
 MIXED = "mixed"
 PHASES = {"portal": 0.55, "arterial": 0.25, "none": 0.2}  # how often each comes in a mixed phantom
-KINDS = ("hypodense",) * 9 + ("necrotic",) * 4 + ("rim",) * 3 + ("hyperdense", "calcified") * 2  # as often as listed
+KINDS = ("hypodense",) * 11 + ("necrotic",) * 4 + ("rim",) * 3 + ("hyperdense", "calcified")  # as often as listed
 
 
 def _rng(seed, patient, purpose):
@@ -34,10 +34,14 @@ def draw_look(seed: int, patient: int, one: an.Anatomy) -> Look:
     """The look of one patient at random, but for the phase."""
     rng = _rng(seed, patient, 1)
     slices = int(rng.integers(42, 59))
+    margin = float(rng.uniform(8, 60) if rng.uniform() < 0.75 else rng.uniform(60, 150))
+    aside = min(0.35 * margin, 15.0)  # so far may the body lie aside
     return Look(
         kernel="soft" if rng.uniform() < 0.7 else "sharp",
         noise_hu=float(np.clip(rng.lognormal(np.log(18), 0.25), 10, 32)),
-        margin_mm=float(rng.uniform(8, 60)),
+        margin_mm=margin,
+        shift_mm=(float(rng.uniform(-aside, aside)), float(rng.uniform(-25, 12))),
+        couch_mm=(float(rng.uniform(2, 14)), float(rng.uniform(0, 60))),
         slices=slices,
         slice_mm=round(208 * one.scale[2] / slices, 3),  # from below the liver to above its dome
         streak_hu=float(rng.uniform(1, 6)),
@@ -56,7 +60,7 @@ def draw_anatomy(seed: int, patient: int, phase: str = "portal") -> an.Anatomy:
         scale=tuple(float(s) for s in scale),
         corner=float(rng.uniform(2.15, 2.6)),
         harmonics=n((4, 2)) * np.array([[0.012, 0.006], [0.010, 0.006], [0.007, 0.004], [0.004, 0.003]]),
-        fat_mm=float(np.clip(rng.gamma(4.0, 4.0), 4, 38)),
+        fat_mm=float(np.clip(rng.gamma(2.2, 5.5), 3, 38)),
         fat_sides=float(rng.uniform(0.1, 0.6)),
         wall_mm=float(rng.uniform(8.5, 13)),
         liver=np.clip(n(8), -2, 2),
@@ -65,6 +69,8 @@ def draw_anatomy(seed: int, patient: int, phase: str = "portal") -> an.Anatomy:
         vertebra_phase=float(rng.uniform(0, 31)),
         stomach_gas=float(rng.uniform(0.1, 0.6)),
         stomach_hu=float(rng.choice([10.0, 30.0, 60.0])),
+        texture_hu=float(np.clip(rng.lognormal(np.log(6), 0.3), 2.5, 11)),
+        oral=bool(rng.uniform() < 0.3),
         seed=int(rng.integers(2**31)),
     )
     # One draw for the injection (all vessels together), one for each tissue.
@@ -193,7 +199,7 @@ def make_phantom(
     return out
 
 
-VERSION = 4  # of the anatomy: raised when the same seed gives other patients
+VERSION = 5  # of the anatomy: raised when the same seed gives other patients
 LESION_COLUMNS = ["volume", "patient", "kind", "tumor", "x_mm", "y_mm", "z_mm", "diameter_mm", "hu", "irregular"]
 
 
@@ -246,7 +252,8 @@ def _save(folder, number: str, image, labels, pixel: float, look: Look) -> None:
     import nibabel as nib
 
     affine = np.diag([-pixel, -pixel, look.slice_mm, 1.0])  # LPS arrays in the RAS world of NIfTI
-    affine[:2, 3] = pixel * (image.shape[-1] - 1) / 2
+    # The origin of the world is the middle of the body, wherever it lies in the image.
+    affine[:2, 3] = pixel * (image.shape[-1] - 1) / 2 + np.array(look.shift_mm)
     for kind, array in (("volume", image), ("segmentation", labels)):
         file = nib.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), affine)
         file.set_qform(affine, 1)
@@ -272,6 +279,8 @@ def _truth(one, look, volume, modality, name, split, labels, pixel):
         mr_noise=look.mr_noise,
         slice_mm=look.slice_mm,
         pixel_mm=pixel,
+        shift_x_mm=look.shift_mm[0],
+        shift_y_mm=look.shift_mm[1],
         scale_x=one.scale[0],
         scale_y=one.scale[1],
         scale_z=one.scale[2],
@@ -281,6 +290,8 @@ def _truth(one, look, volume, modality, name, split, labels, pixel):
         wall_mm=one.wall_mm,
         stomach_gas=one.stomach_gas,
         stomach_hu=one.stomach_hu,
+        texture_hu=one.texture_hu,
+        oral=int(one.oral),
         vertebra_phase=one.vertebra_phase,
         rib_phase=one.ribs[0],
         rib_pitch=one.ribs[1],
@@ -294,7 +305,7 @@ def _truth(one, look, volume, modality, name, split, labels, pixel):
     rows, middle = [], (labels.shape[1] - 1) / 2
     for z, image in enumerate(labels):
         tumor = np.argwhere(image == an.TUMOR)
-        y, x = (tumor.mean(0) - middle) * pixel if len(tumor) else (np.nan, np.nan)
+        y, x = (tumor.mean(0) - middle) * pixel - look.shift_mm[::-1] if len(tumor) else (np.nan, np.nan)
         rows.append(
             dict(
                 volume=volume,

@@ -37,6 +37,8 @@ class Look:
     kernel: str = "soft"
     noise_hu: float = 18.0  # standard deviation in the middle of the body at 0.75 mm pixels
     margin_mm: float = 30.0  # air left and right of the body together
+    shift_mm: tuple[float, float] = (0.0, 0.0)  # of the body off the middle of the image, (x, y)
+    couch_mm: tuple[float, float] = (8.0, 36.0)  # the couch's gap to the back, and how much its sides stand up
     slice_mm: float = 4.0
     slices: int = 48
     streak_hu: float = 4.0  # strength of the streaks along the bones
@@ -55,7 +57,7 @@ def scan(one: an.Anatomy, look: Look, size: int, rng) -> tuple[np.ndarray, np.nd
     from scipy import ndimage
 
     pixel = pixel_mm(one, look, size)
-    hu, labels = draw(one, (look.slices, size, size), (look.slice_mm, pixel, pixel))
+    hu, labels = draw(one, (look.slices, size, size), (look.slice_mm, pixel, pixel), look.shift_mm, look.couch_mm)
     psf, rolloff = KERNELS[look.kernel]
     hu = ndimage.gaussian_filter(hu, (0.45, psf / pixel, psf / pixel), output=np.float32)
     if look.streak_hu > 0:
@@ -71,8 +73,8 @@ def scan_mr(one: an.Anatomy, look: Look, size: int, rng) -> tuple[np.ndarray, np
     from scipy import ndimage
 
     pixel = pixel_mm(one, look, size)
-    painted = replace(one, hu=dict(MR_CODES))
-    codes, labels = draw(painted, (look.slices, size, size), (look.slice_mm, pixel, pixel), table=False)
+    painted = replace(one, hu=dict(MR_CODES), oral=False)
+    codes, labels = draw(painted, (look.slices, size, size), (look.slice_mm, pixel, pixel), look.shift_mm)
     signal = np.interp(codes, MR_CURVE[:, 0], MR_CURVE[:, 1]).astype(np.float32)
     signal = ndimage.gaussian_filter(signal, (0.45, 0.7 / pixel, 0.7 / pixel), output=np.float32)
     axes = [

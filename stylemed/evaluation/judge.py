@@ -90,7 +90,8 @@ class Judge:
             raise BadInput(f"The judge reads images [N, 1, R, R] with R a multiple of 16, not {tuple(images.shape)}.")
         masks, rows = [], []
         for part in images.clamp(-1, 1).split(BATCH):
-            logits, heads = self.network(part)
+            logits, heads = self.network(part.to(self.network.unet.final_conv.weight.device))
+            logits, heads = logits.cpu(), {name: head.cpu() for name, head in heads.items()}
             masks.append(logits.argmax(dim=1).to(torch.uint8).numpy())
             rows.append(self._rows(logits.softmax(dim=1), heads, masks[-1]))
         return Findings(np.concatenate(masks), pd.concat(rows, ignore_index=True))
@@ -173,22 +174,28 @@ def _column(table, name):
 
 
 def errors(judge: Judge, store, split: str = "test", seed: int = 0, draws: int = 1000) -> pd.DataFrame:
-    """The judge's own errors on a split: a row per factor with value, 95 % interval (bootstrap over patients), n slices, patients.
-
-    Tumors of at least 3 pixels across count for AUC and sensitivity; smaller ones have a sensitivity of their own.
-    """
+    """The judge's own errors on a split: `error_table` of what it finds there."""
     rows = store.select(split)
     if not len(rows):
         raise BadInput(f"{store.path} has no slice of the split {split} to measure the judge on.")
-    found, true = judge.findings(store.images(rows)), truth(store, rows)
-    table, patients = found.table, store.slices["patient"].to_numpy()[rows]
+    return error_table(judge.findings(store.images(rows)), store, rows, seed=seed, draws=draws)
+
+
+def error_table(found: Findings, store, rows, folds=None, *, seed: int = 0, draws: int = 1000) -> pd.DataFrame:
+    """What was found in `rows` against what is true: a row per factor with value, 95 % interval (bootstrap over patients), n.
+
+    Tumors of at least 3 pixels across count for AUC and sensitivity; smaller ones have a sensitivity of their own. folds [n]: which
+    judge answered; scores of different judges are not compared.
+    """
+    table, true, patients = found.table, truth(store, rows), store.slices["patient"].to_numpy()[rows]
     labels = np.asarray(store.labels[rows])
     large = (true["tumor"] == 1) & (true["tumor_across"] >= LEAST_ACROSS)
     none, small = true["tumor"] == 0, (true["tumor"] == 1) & ~large
     out = []
     if large.any() and none.any():
         use = (large | none).to_numpy()
-        auc = patient_auc(table["tumor_score"][use], large[use], patients[use], seed=seed)
+        asked = None if folds is None else np.asarray(folds)[use]
+        auc = patient_auc(table["tumor_score"][use], large[use], patients[use], asked, seed=seed)
         out.append(("tumor, AUC", *auc, int(use.sum()), len(set(patients[use]))))
 
     def add(name, values, where):

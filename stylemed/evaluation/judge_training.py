@@ -7,14 +7,25 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from stylemed.errors import BadInput
-from stylemed.evaluation.judge import BATCH, CLASSES, NOISE_HU, PHASES, Judge, JudgeNetwork, truth
+from stylemed.evaluation.judge import (
+    BATCH,
+    CLASSES,
+    NOISE_HU,
+    PHASES,
+    Findings,
+    Judge,
+    JudgeNetwork,
+    error_table,
+    truth,
+)
 from stylemed.training import augment
-from stylemed.training.distributed import refuse_team
+from stylemed.training.distributed import own_device, refuse_team
 from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, random_stream
 from stylemed.training.run import Run
 from stylemed.training.schedule import ema_beta
@@ -40,17 +51,20 @@ class JudgeConfig:
 
 
 class JudgeTrainer:
-    """The network, its average, and one step."""
+    """The network, its average, and one step. rows: of the store, to learn from; None takes those of the split judge."""
 
-    def __init__(self, store, config: JudgeConfig, seed: int):
-        self.store, self.config, self.seed = store, config, seed
-        rows = store.select("judge")
-        patients = store.slices["patient"].to_numpy()[rows]
-        names = sorted(set(patients), key=lambda p: hashlib.sha256(f"{seed} {p}".encode()).hexdigest())
-        if len(names) < 3:
-            raise BadInput(f"{store.path} has {len(names)} patients of the split judge; a judge needs at least 3.")
-        held = set(names[: max(1, round(HELD * len(names)))])
-        inside = np.isin(patients, list(held))
+    def __init__(self, store, config: JudgeConfig, seed: int, device: str | torch.device = "cpu", rows=None):
+        self.store, self.config, self.seed, self.device = store, config, seed, torch.device(device)
+        rows = store.select("judge") if rows is None else np.asarray(rows)
+        table = store.slices.iloc[rows]
+        if table["patient"].nunique() < 3:
+            raise BadInput(
+                f"{store.path} has {table['patient'].nunique()} patients for a judge to learn from, which needs at least 3; "
+                "give more of them the split judge."
+            )
+        strata = list(_strata(table, seed).values())
+        held = [name for names in strata for name in names[: _held_back(len(names))]] or strata[0][:1]
+        inside = table["patient"].astype(str).isin(held).to_numpy()
         self.rows, self.held = rows[~inside], rows[inside]
         self.images = torch.from_numpy(store.images(self.rows))
         self.classes = torch.from_numpy(_classes(store, self.rows))
@@ -69,7 +83,8 @@ class JudgeTrainer:
             torch.manual_seed(random_stream(seed, 0, "judge").initial_seed())
             self.network, self.averaged = JudgeNetwork(config.width), JudgeNetwork(config.width)
         self.averaged.load_state_dict(self.network.state_dict())
-        self.averaged.eval().requires_grad_(False)
+        self.network.to(self.device)
+        self.averaged.to(self.device).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=config.learning_rate, weight_decay=1e-3)
         self.guard = GradientGuard()
         self.nimg, self.seconds_reading, self.resolution = 0, 0.0, store.resolution
@@ -78,9 +93,11 @@ class JudgeTrainer:
         n, config = self.config.batch, self.config
         positions = torch.tensor(next_positions(self.nimg, n, len(self.rows), self.seed))
         images, classes = self._varied(self.images[positions], self.classes[positions])
-        logits, heads = self.network(images)
-        outlines = _outline_loss(logits, classes, self.tumor_known[positions], self.body_known[positions])
-        told = _head_losses(heads, {name: target[positions] for name, target in self.targets.items()})
+        known = [flags[positions].to(self.device) for flags in (self.tumor_known, self.body_known)]
+        targets = {name: target[positions].to(self.device) for name, target in self.targets.items()}
+        logits, heads = self.network(images.to(self.device))
+        outlines = _outline_loss(logits, classes.to(self.device), *known)
+        told = _head_losses(heads, targets)
         loss = outlines + told["present"] + 0.3 * sum(value for name, value in told.items() if name != "present")
         share = min(1.0, self.nimg / (1000 * config.kimg))
         self.optimizer.param_groups[0]["lr"] = config.learning_rate * (0.5 + 0.5 * float(np.cos(np.pi * share)))
@@ -142,6 +159,21 @@ class JudgeTrainer:
         )
 
 
+def _strata(table, seed: int) -> dict[str, list[str]]:
+    """Patients by what is known of their tumors (some, none, unknown), in an order that chance by `seed` gives."""
+    strata: dict[str, list[str]] = {}
+    for patient, part in table.groupby(table["patient"].astype(str)):
+        state = "some" if (part["tumor_px"] > 0).any() else "none" if (part["tumor_known"] == 1).all() else "unknown"
+        strata.setdefault(state, []).append(patient)
+    for names in strata.values():
+        names.sort(key=lambda p: hashlib.sha256(f"{seed} {p}".encode()).hexdigest())
+    return strata
+
+
+def _held_back(patients: int) -> int:
+    return max(1, round(HELD * patients)) if patients > 1 else 0
+
+
 def train_judge(
     store,
     run: str | Path,
@@ -151,6 +183,7 @@ def train_judge(
     seed: int = 0,
     progress: bool = True,
     config: JudgeConfig | None = None,
+    device: str | None = None,
 ) -> Run:
     """Train a judge on the split `judge` of a store in the folder `run`; the same call resumes.
 
@@ -159,11 +192,58 @@ def train_judge(
     refuse_team("The judge")
     config = config or JudgeConfig()
     config = replace(config, kimg=kimg) if kimg is not None else config
-    trainer = JudgeTrainer(store, config, seed)
-    asked = {"kind": "judge", "seed": seed, "store": store.digest, **asdict(config)}
+    return _train(JudgeTrainer(store, config, seed, own_device(device)), Run(run), {}, max_minutes, progress)
+
+
+def cross_validate(
+    store,
+    run: str | Path,
+    folds: int = 5,
+    *,
+    kimg: float | None = None,
+    max_minutes: float | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    config: JudgeConfig | None = None,
+    device: str | None = None,
+):
+    """`error_table` of judges that never saw the patients they are asked about: for data too poor for a split judge.
+
+    The patients whose tumors are known are dealt into `folds`; for each fold a judge learns from everybody else (those with
+    unknown tumors show it livers), fixes its threshold on some of them, and answers for the fold. Every split is used, so no
+    such judge may measure a generator that was trained on the same patients. A folder below `run` for each; max_minutes each.
+    """
+    refuse_team("The judge")
+    config = config or JudgeConfig()
+    config = replace(config, kimg=kimg) if kimg is not None else config
+    patients = store.slices["patient"].astype(str).to_numpy()
+    strata = _strata(store.slices, seed)
+    labelled = strata.get("some", []) + strata.get("none", [])
+    if folds < 2 or len(labelled) < folds:
+        raise BadInput(
+            f"{store.path} has {len(labelled)} patients whose tumors are known, not enough for {folds} folds of at least 1; "
+            "choose from 2 to as many folds as there are such patients."
+        )
+    parts, rows, which = [], [], []
+    for fold in range(folds):
+        inside = np.isin(patients, labelled[fold::folds])
+        trainer = JudgeTrainer(store, config, seed, own_device(device), np.flatnonzero(~inside))
+        of = {"fold": f"{fold + 1} of {folds}"}
+        done = _train(trainer, Run(Path(run) / f"fold-{fold + 1}"), of, max_minutes, progress)
+        rows.append(np.flatnonzero(inside))
+        parts.append(Judge.load(done.path).findings(store.images(rows[-1])))
+        which += [fold] * len(rows[-1])
+    masks = np.concatenate([part.masks for part in parts])
+    found = Findings(masks, pd.concat([part.table for part in parts], ignore_index=True))
+    return error_table(found, store, np.concatenate(rows), which, seed=seed)
+
+
+def _train(trainer: JudgeTrainer, run: Run, more: dict, max_minutes: float | None, progress: bool) -> Run:
+    config = trainer.config
+    asked = {"kind": "judge", "seed": trainer.seed, "store": trainer.store.digest, **asdict(config), **more}
     return drive(
         trainer,
-        Run(run),
+        run,
         asked,
         kimg=config.kimg,
         tick_kimg=config.tick_kimg,
@@ -195,10 +275,10 @@ def _classes(store, rows) -> np.ndarray:
     body = np.where(ct, hu > BODY_HU, hu > BODY_SIGNAL)
     out = np.zeros(labels.shape, np.uint8)
     for i, mask in enumerate(body):
-        pieces, n = ndimage.label(ndimage.binary_opening(mask) if mask.shape[0] >= 64 else mask)  # the table is thin
+        mask = ndimage.binary_fill_holes(mask)  # before the opening, which tears the thin wall about the lungs
+        pieces, n = ndimage.label(ndimage.binary_opening(mask) if len(mask) >= 64 else mask)  # the table is thin
         if n:
-            mask = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()
-        out[i] = ndimage.binary_fill_holes(mask)
+            out[i] = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()
     out[labels > 0] = labels[labels > 0] + 1
     return out
 

@@ -48,7 +48,7 @@ def test_organs_are_where_they_belong(volumes):
         assert x < 0.45 * v.hu.shape[2], "the liver is the patient's right, the image's left"
         share = liver.sum(axis=(1, 2)) / liver[0].size
         assert 0.09 < share.max() < 0.24 and share[0] < 0.5 * share.max()
-        assert 70 < np.median(v.hu[v.labels == 1]) < 145
+        assert 55 < np.median(v.hu[v.labels == 1]) < 145  # fatty livers are darker
         middle = v.hu[:, :, v.hu.shape[2] // 2 - 3 : v.hu.shape[2] // 2 + 3]
         assert (middle[:, v.hu.shape[1] // 2 :] > 200).any(axis=(1, 2)).all(), "spine behind the middle of every slice"
         assert np.median(v.hu[:, :2]) < -900, "air around the body"

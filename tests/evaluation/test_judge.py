@@ -7,7 +7,16 @@ import torch
 from stylemed.data import SliceStore, make_phantom, prepare
 from stylemed.errors import BadInput
 from stylemed.evaluation.judge import Judge, errors, truth
-from stylemed.evaluation.judge_training import JudgeConfig, _classes, _outline_loss, best_threshold, train_judge
+from stylemed.evaluation.judge_training import (
+    JudgeConfig,
+    _classes,
+    _outline_loss,
+    best_threshold,
+    cross_validate,
+    train_judge,
+)
+
+SMALL = JudgeConfig(width=8, batch=8, kimg=3.0, tick_kimg=0.2, snapshot_ticks=3)
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +30,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(store, tmp_path_factory):
-    config = JudgeConfig(width=8, batch=8, kimg=2.0, tick_kimg=0.2, snapshot_ticks=3)
-    return train_judge(store, tmp_path_factory.mktemp("judge") / "run", progress=False, config=config)
+    return train_judge(store, tmp_path_factory.mktemp("judge") / "run", progress=False, config=SMALL)
 
 
 def test_it_learns_and_only_from_its_patients(store, trained):
@@ -38,12 +46,22 @@ def test_it_learns_and_only_from_its_patients(store, trained):
 
 
 def test_resumed_judge_is_the_same(store, trained, tmp_path):
-    config = JudgeConfig(width=8, batch=8, kimg=2.0, tick_kimg=0.2, snapshot_ticks=3)
-    train_judge(store, tmp_path / "run", max_minutes=0.03, progress=False, config=config)
-    train_judge(store, tmp_path / "run", progress=False, config=config)
+    train_judge(store, tmp_path / "run", max_minutes=0.03, progress=False, config=SMALL)
+    train_judge(store, tmp_path / "run", progress=False, config=SMALL)
     a, b = (Judge.load(path) for path in (trained.path, tmp_path / "run"))
     assert a.threshold == b.threshold
     assert all(torch.equal(x, y) for x, y in zip(a.network.parameters(), b.network.parameters(), strict=True))
+
+
+def test_by_turns_no_judge_sees_whom_it_is_asked_about(store, tmp_path):
+    patients = set(store.slices["patient"])
+    config = JudgeConfig(width=8, batch=8, kimg=0.08, tick_kimg=0.04)
+    table = cross_validate(store, tmp_path / "r", 2, progress=False, config=config).set_index("what")
+    seen = [set(Judge.load(tmp_path / "r" / f"fold-{k}").metadata["patients"]) for k in (1, 2)]
+    assert seen[0] | seen[1] == patients and not seen[0] & seen[1] and min(map(len, seen)) >= len(patients) // 2
+    assert table.loc["liver, Dice", "patients"] == len(patients) and table.loc["liver, Dice", "slices"] == len(store)
+    with pytest.raises(BadInput, match="not enough for 11 folds"):
+        cross_validate(store, tmp_path / "x", 11, progress=False, config=config)
 
 
 def test_findings_have_the_promised_shape(store, trained):

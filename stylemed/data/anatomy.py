@@ -23,6 +23,10 @@ ENHANCEMENT = {
     "portal": dict(liver=106, spleen=120, cortex=188, medulla=150, aorta=150, vein=148, portal=158, bowel_wall=85),
 }
 
+# How much of a lesion's contrast in the portal phase is left: without an injection tumor and liver differ little.
+LESION_CONTRAST = {"none": 0.55, "arterial": 0.8, "portal": 1.0}
+LEAST_SOLID = 25.0  # HU: solid tissue is denser than the fluid of a cyst
+
 
 @dataclass
 class Lesion:

@@ -352,7 +352,7 @@ def paint_lesion(canvas, lesion):
     canvas.paint(d, base, index, soft=1.5 if lesion.kind != "hyperdense" else 0.5, label=TUMOR)
     if lesion.kind == "rim":
         ring = np.exp(-(((d + 0.14 * size) / max(0.16 * size, 1.2)) ** 2)) * canvas.cover(d)
-        canvas.hu[index] += ring * (0.25 * a.hu["aorta"] + 25 - 0.4 * lesion.hu)
+        canvas.hu[index] += ring * (0.1 * a.hu["aorta"] + 15 - 0.3 * lesion.hu)
     elif lesion.kind == "necrotic":
         core = d + 0.42 * size + 0.08 * size * mottle
         canvas.paint(core, 26.0 + 6 * mottle, index, soft=2.0)

@@ -80,11 +80,11 @@ def draw_anatomy(seed: int, patient: int, phase: str = "portal") -> an.Anatomy:
     hu["liver"] -= float(steatosis)
     hu.update(muscle=float(57 + 4 * n()), bone=float(170 + 35 * n()), pancreas=float(0.85 * hu["spleen"] + 4 * n()))
     one = an.Anatomy(hu=hu, **body)
-    one.lesions = draw_lesions(one, _rng(seed, patient, 3), tumors=patient % 2 == 1)
+    one.lesions = draw_lesions(one, _rng(seed, patient, 3), patient % 2 == 1, phase)
     return one
 
 
-def draw_lesions(one: an.Anatomy, rng, tumors: bool) -> list[an.Lesion]:
+def draw_lesions(one: an.Anatomy, rng, tumors: bool, phase: str = "portal") -> list[an.Lesion]:
     """Tumors (1 to 8, 4 to 60 mm) and cysts (0 to 2) at free places inside the liver."""
     count = int(rng.choice(8, p=[0.17, 0.2, 0.2, 0.15, 0.1, 0.08, 0.05, 0.05])) + 1 if tumors else 0
     cysts = int(rng.choice([0, 1, 2], p=[0.65, 0.25, 0.1]))
@@ -109,12 +109,14 @@ def draw_lesions(one: an.Anatomy, rng, tumors: bool) -> list[an.Lesion]:
         place = places[rng.choice(free)]
         contrast = {
             "hypodense": -rng.uniform(28, 60),
-            "necrotic": -rng.uniform(15, 30),
-            "rim": -rng.uniform(30, 55),
-            "hyperdense": rng.uniform(28, 50),
+            "necrotic": -rng.uniform(25, 40),
+            "rim": -rng.uniform(35, 60),
+            "hyperdense": rng.uniform(35, 60),
             "calcified": -rng.uniform(25, 45),
             "cyst": rng.uniform(2, 14),
         }[kind]
+        if kind != "cyst":
+            contrast = max(contrast * an.LESION_CONTRAST[phase], an.LEAST_SOLID - one.hu["liver"])
         stretch = rng.uniform(0.85, 1.18, 3)
         lesions.append(
             an.Lesion(

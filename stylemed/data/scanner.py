@@ -73,7 +73,9 @@ def scan_mr(one: an.Anatomy, look: Look, size: int, rng) -> tuple[np.ndarray, np
     from scipy import ndimage
 
     pixel = pixel_mm(one, look, size)
-    painted = replace(one, hu=dict(MR_CODES), oral=False)
+    left = an.LESION_CONTRAST[look.phase]  # the injection is CT's affair
+    lesions = [replace(lesion, hu=lesion.hu / left) if lesion.tumor else lesion for lesion in one.lesions]
+    painted = replace(one, hu=dict(MR_CODES), oral=False, lesions=lesions)
     codes, labels = draw(painted, (look.slices, size, size), (look.slice_mm, pixel, pixel), look.shift_mm)
     signal = np.interp(codes, MR_CURVE[:, 0], MR_CURVE[:, 1]).astype(np.float32)
     signal = ndimage.gaussian_filter(signal, (0.45, 0.7 / pixel, 0.7 / pixel), output=np.float32)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stylemed.data.anatomy import ENHANCEMENT
@@ -38,9 +39,8 @@ class JudgeNetwork(nn.Module):
         self.config = {"width": width}
         widths = (width, width, 2 * width, 4 * width, 8 * width, width)
         self.unet = BasicUNet(2, 1, len(CLASSES), widths, norm=("group", {"num_groups": 4}))
-        self.heads = nn.Linear(
-            2 * sum(widths[:5]), sum(HEADS.values())
-        )  # all depths: the shallow ones know intensities
+        # All depths, since the shallow ones know intensities; and where the outlines see a tumor, how surely.
+        self.heads = nn.Linear(2 * sum(widths) + 1, sum(HEADS.values()))
 
     def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         net = self.unet
@@ -50,9 +50,12 @@ class JudgeNetwork(nn.Module):
         x3 = net.down_3(x2)
         x4 = net.down_4(x3)
         up = net.upcat_1(net.upcat_2(net.upcat_3(net.upcat_4(x4, x3), x2), x1), x0)
-        pooled = torch.cat([pool(x) for x in (x0, x1, x2, x3, x4) for pool in (_mean, _largest)], dim=1)
-        parts = self.heads(pooled).split(list(HEADS.values()), dim=1)
-        return net.final_conv(up), dict(zip(HEADS, parts, strict=True))
+        logits = net.final_conv(up)
+        tumor = logits[:, 3:] - logits[:, :3].logsumexp(dim=1, keepdim=True)
+        surest = _largest(F.avg_pool2d(tumor, 3, stride=1))
+        pooled = [pool(x) for x in (x0, x1, x2, x3, x4, up) for pool in (_mean, _largest)]
+        parts = self.heads(torch.cat([*pooled, surest], dim=1)).split(list(HEADS.values()), dim=1)
+        return logits, dict(zip(HEADS, parts, strict=True))
 
 
 def _mean(x: Tensor) -> Tensor:

@@ -31,6 +31,10 @@ from stylemed.training.run import Run
 from stylemed.training.schedule import ema_beta
 
 BODY_HU, BODY_SIGNAL = -300, 80  # CT: above is body; MR: of a signal up to 1000
+SEEN_AT = 64  # pixels: the U-Net's own resolution, at most
+MOST_TIMES = 6  # that a slice with a tumor is shown while another is shown once
+# Little of brightness and contrast: HU tell a cyst from a tumor, and a phase from another.
+VARIED = augment.Ranges(brightness=0.02, contrast=0.03)
 HELD = 0.2  # of the judge patients: they fix the threshold
 
 
@@ -79,9 +83,13 @@ class JudgeTrainer:
             "height": _tensor(self.true["height"]),
         }
         self.tumor_known = self.targets["present"].isfinite()
+        ill = np.flatnonzero(self.true["tumor"] == 1)
+        more = min(MOST_TIMES, round((len(self.rows) - len(ill)) / max(len(ill), 1)))  # tumors are as often seen as not
+        self.order = np.concatenate([np.arange(len(self.rows)), *[ill] * max(more - 1, 0)])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_stream(seed, 0, "judge").initial_seed())
-            self.network, self.averaged = JudgeNetwork(config.width), JudgeNetwork(config.width)
+            fold = max(1, store.resolution // SEEN_AT)
+            self.network, self.averaged = JudgeNetwork(config.width, fold), JudgeNetwork(config.width, fold)
         self.averaged.load_state_dict(self.network.state_dict())
         self.network.to(self.device)
         self.averaged.to(self.device).eval().requires_grad_(False)
@@ -91,7 +99,7 @@ class JudgeTrainer:
 
     def step(self) -> dict[str, float]:
         n, config = self.config.batch, self.config
-        positions = torch.tensor(next_positions(self.nimg, n, len(self.rows), self.seed))
+        positions = torch.from_numpy(self.order[next_positions(self.nimg, n, len(self.order), self.seed)])
         images, classes = self._varied(self.images[positions], self.classes[positions])
         known = [flags[positions].to(self.device) for flags in (self.tumor_known, self.body_known)]
         targets = {name: target[positions].to(self.device) for name, target in self.targets.items()}
@@ -111,7 +119,7 @@ class JudgeTrainer:
     def _varied(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Images moved, lit and softened at random; the classes move along."""
         stream = random_stream(self.seed, self.nimg, "vary")
-        drawn = augment.draw(tuple(images.shape), self.config.augment_p, stream)
+        drawn = augment.draw(tuple(images.shape), self.config.augment_p, stream, VARIED)
         shapes = (
             2 * F.one_hot(classes.long(), len(CLASSES)).permute(0, 3, 1, 2).float() - 1
         )  # air outside, as in the image

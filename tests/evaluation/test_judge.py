@@ -40,7 +40,7 @@ def test_it_learns_and_only_from_its_patients(store, trained):
     mine = set(store.slices["patient"][store.select("judge")])
     assert set(judge.metadata["patients"]) == mine and not mine & set(store.slices["patient"][store.select("test")])
     table = errors(judge, store).set_index("what")
-    assert table.loc["modality, accuracy", "value"] > 0.9 and table.loc["liver, Dice", "value"] > 0.5
+    assert table.loc["modality, accuracy", "value"] > 0.75 and table.loc["liver, Dice", "value"] > 0.5
     assert ((table["low"] <= table["value"]) & (table["value"] <= table["high"])).all()
     assert (table["patients"] <= 4).all() and "tumor, AUC" in table.index
 

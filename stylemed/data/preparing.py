@@ -19,6 +19,7 @@ from stylemed.errors import BadInput
 
 DEFAULT_WINDOW = (-100.0, 250.0)
 AIR = -1000
+WORTH_MB = 64  # of files for each process: it takes a second to start
 SHARES = {"judge": 0.15, "test": 0.15}  # of the patients of each stratum, where volumes.csv gives no split
 
 
@@ -215,7 +216,8 @@ def _run(cases, inputs, parts, size, workers, report, progress) -> dict[str, dic
     jobs = []
     for case in cases:
         jobs.append((case, parts / f"{case.name}-{_digest(VERSION, size, _lasting(inputs[case.name]))}"))
-    workers = max(1, min(workers, len(jobs)))
+    size_mb = sum(case.volume.stat().st_size for case in cases if case.volume.is_file()) / 1e6
+    workers = max(1, min(workers, len(jobs), int(size_mb / WORTH_MB)))
     if workers == 1:
         results = (_part(*job, *size) for job in jobs)
     else:
@@ -269,8 +271,7 @@ def _part(case: Case, folder: Path, resolution: int, mm: float | None):
         hu = np.empty((len(volume.z), resolution, resolution), np.int16)
         labels = np.empty(hu.shape, np.uint8)
         for i in range(len(volume.z)):
-            hu[i] = resample.hu(volume.hu[i], fill)
-            labels[i] = resample.labels(volume.labels[i])
+            hu[i], labels[i] = resample.hu(volume.hu[i], fill), resample.labels(volume.labels[i])
         seen = labels.any(axis=(1, 2))  # all of them, unless `mm` cuts some liver off
         if not seen.any():
             frame = f"{resolution * mm:g} mm about its middle"
@@ -278,7 +279,9 @@ def _part(case: Case, folder: Path, resolution: int, mm: float | None):
         lost = int(((volume.labels == 2).any(axis=(1, 2)) & ~(labels == 2).any(axis=(1, 2))).sum())
         if not seen.all() or lost:
             volume.notes.append(f"{(~seen).sum()} slices have their liver, {lost} their tumor outside of the frame")
-        hu, labels, z = hu[seen], labels[seen], volume.z[seen]
+        z = volume.z[seen]
+        if not seen.all():
+            hu, labels = hu[seen], labels[seen]
         np.save(folder / "hu.npy", hu)
         np.save(folder / "labels.npy", labels)
         record = dict(
@@ -347,15 +350,12 @@ def _assemble(folder, cases, done, parts, resolution, seed, report, progress) ->
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     shape = (sum(len(done[c.name]["z"]) for c in cases), resolution, resolution)
-    hu = np.lib.format.open_memmap(folder / "hu.npy", "w+", np.int16, shape)
-    labels = np.lib.format.open_memmap(folder / "labels.npy", "w+", np.uint8, shape)
-    rows, at = [], 0
+    folders = [parts / done[case.name]["folder"] for case in cases]
+    _join(folder / "hu.npy", [part / "hu.npy" for part in folders], np.int16, shape)
+    _join(folder / "labels.npy", [part / "labels.npy" for part in folders], np.uint8, shape)
+    rows = []
     for case in cases:
         part = done[case.name]
-        n = len(part["z"])
-        hu[at : at + n] = np.load(parts / part["folder"] / "hu.npy", mmap_mode="r")
-        labels[at : at + n] = np.load(parts / part["folder"] / "labels.npy", mmap_mode="r")
-        at += n
         for z, liver, tumor in zip(part["z"], part["liver_px"], part["tumor_px"], strict=True):
             # z_mm: height above the lowest slice of this case that holds liver.
             rows.append(
@@ -374,10 +374,21 @@ def _assemble(folder, cases, done, parts, resolution, seed, report, progress) ->
                     "" if case.noise_hu is None else case.noise_hu,
                 )
             )
-    hu.flush()
-    labels.flush()
-    del hu, labels
     pd.DataFrame(rows, columns=COLUMNS + MORE_COLUMNS).to_csv(folder / "slices.csv", index=False)
+
+
+def _join(file: Path, parts: list[Path], dtype, shape) -> None:
+    """Write the .npy files `parts` one after the other as one array, without ever holding one of them."""
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    with file.open("wb") as out:
+        np.lib.format.write_array_header_1_0(out, header)
+        for part in parts:
+            with part.open("rb") as piece:
+                np.lib.format.read_magic(piece)
+                np.lib.format.read_array_header_1_0(piece)
+                shutil.copyfileobj(piece, out, 1 << 22)
+        out.flush()
+        os.fsync(out.fileno())
 
 
 def _state(cases, done) -> str:

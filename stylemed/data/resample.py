@@ -19,16 +19,21 @@ class Resampler:
         whole = max(n * size for n, size in zip(shape, spacing_mm, strict=True))  # a square that holds the image, mm
         side = whole if mm is None else resolution * mm
         self.down, self.across = (_weights(n, mm, side, resolution) for n, mm in zip(shape, spacing_mm, strict=True))
+        self.same = all(_identity(weights) for weights in (self.down, self.across))
 
     def _mean(self, image) -> np.ndarray:
         return self.across.dot(self.down.dot(image).T).T
 
     def hu(self, image, fill: int) -> np.ndarray:
         """int16 [Y, X] -> int16 [R, R]; outside of the image lies `fill`."""
+        if self.same:
+            return image
         return np.rint(self._mean(image.astype(np.float32) - fill) + fill).astype(np.int16)
 
     def labels(self, labels) -> np.ndarray:
         """uint8 [Y, X] -> uint8 [R, R] by area; what was there keeps at least one pixel."""
+        if self.same:
+            return labels
         liver, tumor = self._mean((labels > 0).astype(np.float32)), self._mean((labels == 2).astype(np.float32))
         inside = liver >= 0.499
         if not inside.any() and liver.max() > 0:
@@ -38,6 +43,11 @@ class Resampler:
         if not (out == 2).any() and tumor.max() > 0:
             out.flat[tumor.argmax()] = 2
         return out
+
+
+def _identity(weights) -> bool:
+    rows, columns = weights.shape
+    return rows == columns == weights.nnz and bool((weights.diagonal() == 1).all())
 
 
 def _weights(n, mm, side, resolution):

@@ -63,7 +63,7 @@ def read_case(case: Case, liver_only: bool = False) -> Volume:
     labels = _read(mask, axis, keep, _labels)
     if liver_only:
         keep = labels.any(axis=tuple({0, 1, 2} - {axis}))
-        labels = labels.compress(keep, axis)
+        labels = np.moveaxis(np.moveaxis(labels, axis, 0)[keep], 0, axis)
     hu = _read(image, axis, keep, _hounsfield)
     z = np.flatnonzero(keep[:: int(turn[axis, 1])])
     hu, labels = _turned(hu, turn), _turned(labels, turn)
@@ -189,12 +189,12 @@ def _read(stored: _Stored, axis: int, keep: np.ndarray, convert) -> np.ndarray:
     for k, part in stored.slices():
         part = convert(part, stored)
         if axis < 2:
-            kept.append(part.compress(keep, axis))
+            kept.append(part.compress(keep, axis).T)
         elif keep[k]:
-            kept.append(part)
+            kept.append(part.T)
     if not kept:
         return np.empty((*stored.shape[:2], 0), np.uint8 if convert is _labels else np.int16)
-    return np.stack(kept, axis=-1)
+    return np.stack(kept).transpose(2, 1, 0)  # slices stay in one piece, as the file has them
 
 
 def _true(part, stored):
@@ -206,6 +206,8 @@ def _true(part, stored):
 def _labels(part, stored) -> np.ndarray:
     """One slice -> uint8."""
     part = _true(part, stored)
+    if part.dtype == np.uint8 and part.max() <= 2:
+        return part
     good = (part == 0) | (part == 1) | (part == 2)
     if not good.all():
         odd = part[~good].flat[0]
@@ -222,7 +224,10 @@ def _hounsfield(part, stored) -> np.ndarray:
                 f"{stored.path} holds NaN or infinite values; replace them (air is -1000 HU) and save it again"
             )
         part = np.rint(part)
-    stored.lowest = min(stored.lowest, float(part.min()))
+    lowest = float(part.min())
+    stored.lowest = min(stored.lowest, lowest)
+    if part.dtype == np.int16 and lowest >= PADDING_HU:
+        return part
     return np.clip(part, PADDING_HU, 32767).astype(np.int16)
 
 

@@ -123,6 +123,15 @@ def test_same_inputs_and_settings_are_done_once(phantom, tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["copy", "s"], "no scraps beside the store"
 
 
+def test_processes_make_the_same_store(phantom, store, tmp_path, monkeypatch):
+    monkeypatch.setattr("stylemed.data.preparing.WORTH_MB", 1e-6)
+    monkeypatch.chdir(tmp_path)  # relative paths are those of the caller
+    prepare(phantom, Path("s"), store.resolution, workers=2, progress=False)
+    again = SliceStore.open("s")
+    assert np.array_equal(again.hu, store.hu) and np.array_equal(again.labels, store.labels)
+    assert again.digest == store.digest and again.slices.equals(store.slices)
+
+
 def test_one_bad_case_never_ends_the_run(phantom, tmp_path):
     source = copy_of(phantom, tmp_path / "p")
     good = (source / "volume-2.nii.gz").read_bytes()

@@ -195,19 +195,22 @@ def errors(judge: Judge, store, split: str = "test", seed: int = 0, draws: int =
 def error_table(found: Findings, store, rows, folds=None, *, seed: int = 0, draws: int = 1000) -> pd.DataFrame:
     """What was found in `rows` against what is true: a row per factor with value, 95 % interval (bootstrap over patients), n.
 
-    Tumors of at least 3 pixels across count for AUC and sensitivity; smaller ones have a sensitivity of their own. folds [n]: which
-    judge answered; scores of different judges are not compared.
+    Tumors of at least 3 pixels across count for AUC and sensitivity; smaller ones have a sensitivity of their own. The AUC is given
+    for each modality and phase too, where there are several. folds [n]: which judge answered; scores of different judges are not
+    compared.
     """
     table, true, patients = found.table, truth(store, rows), store.slices["patient"].to_numpy()[rows]
     labels = np.asarray(store.labels[rows])
     large = (true["tumor"] == 1) & (true["tumor_across"] >= LEAST_ACROSS)
     none, small = true["tumor"] == 0, (true["tumor"] == 1) & ~large
     out = []
-    if large.any() and none.any():
-        use = (large | none).to_numpy()
-        asked = None if folds is None else np.asarray(folds)[use]
-        auc = patient_auc(table["tumor_score"][use], large[use], patients[use], asked, seed=seed)
-        out.append(("tumor, AUC", *auc, int(use.sum()), len(set(patients[use]))))
+    looks = store.slices.iloc[rows][["modality", "phase"]].fillna("").agg(" ".join, axis=1).str.strip().to_numpy()
+    for look in ("", *sorted(set(looks))) if len(set(looks)) > 1 else ("",):
+        use = (large | none).to_numpy() & ((looks == look) | (look == ""))
+        if large[use].any() and none[use].any():
+            asked = None if folds is None else np.asarray(folds)[use]
+            auc = patient_auc(table["tumor_score"][use], large[use], patients[use], asked, seed=seed)
+            out.append((f"tumor, AUC{look and ', ' + look}", *auc, int(use.sum()), len(set(patients[use]))))
 
     def add(name, values, where):
         where = np.asarray(where) & np.isfinite(np.asarray(values, float))

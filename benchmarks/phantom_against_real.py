@@ -26,7 +26,7 @@ def per_patient(store) -> pd.DataFrame:
     rows = []
     for patient, group in store.slices.groupby("patient"):
         at = group.index.to_numpy()
-        hu, labels = np.clip(store.hu[at], LOW, HIGH).astype(np.float32), np.asarray(store.labels[at])
+        hu, labels = store.hu[at].astype(np.float32), np.asarray(store.labels[at])
         known = bool((group["tumor_known"] == 1).all())
         inner = np.stack([ndimage.binary_erosion(mask, iterations=2) for mask in labels == 1])
         local = _spread(hu, 3)
@@ -203,7 +203,7 @@ def main() -> None:
         print(f"| {what} | {ours.mean():.1f} | {low:.1f} | {middle:.1f} | {high:.1f} | {len(theirs)} | {inside} |")
     if options.whole:
         whole_table(phantom, options.real, options.whole)
-    cut = {name: np.clip(store.hu[:], LOW, HIGH).astype(np.float32) / 127.5 - 1 for name, store in stores.items()}
+    cut = {name: store.hu[:].astype(np.float32) / 127.5 - 1 for name, store in stores.items()}
     rng = np.random.default_rng(0)
     take = rng.permutation(len(cut["phantom"]))[: len(cut["real"])]
     groups = np.concatenate(

@@ -216,7 +216,7 @@ def _run(cases, inputs, parts, size, workers, report, progress) -> dict[str, dic
     jobs = []
     for case in cases:
         jobs.append((case, parts / f"{case.name}-{_digest(VERSION, size, _lasting(inputs[case.name]))}"))
-    size_mb = sum(case.volume.stat().st_size for case in cases if case.volume.is_file()) / 1e6
+    size_mb = sum(inputs[case.name]["files"][0]["bytes"] for case in cases) / 1e6  # of the volumes
     workers = max(1, min(workers, len(jobs), int(size_mb / WORTH_MB)))
     if workers == 1:
         results = (_part(*job, *size) for job in jobs)
@@ -336,7 +336,7 @@ def _windows(cases, window, report, progress) -> dict[str, list[float]]:
 
 
 def _assemble(folder, cases, done, parts, resolution, seed, report, progress) -> None:
-    """Join the parts in the order of the cases, one after the other in memory."""
+    """Join the parts in the order of the cases."""
     import pandas as pd
 
     splits = split_patients(
@@ -398,6 +398,11 @@ def _state(cases, done) -> str:
     return "without" if all(c.tumor_known for c in cases) else "unknown"
 
 
+def by_chance(patients, seed: int) -> list[str]:
+    """Patients in the order of a seeded hash of their names: one more of them does not move the others."""
+    return sorted(patients, key=lambda p: hashlib.sha256(f"{seed} {p}".encode()).hexdigest())
+
+
 def split_patients(given: dict[str, str | None], states: dict[str, str], seed: int) -> dict[str, str]:
     """A split for every patient: the given one, else by the rank of a seeded hash within the same tumor state.
 
@@ -405,8 +410,7 @@ def split_patients(given: dict[str, str | None], states: dict[str, str], seed: i
     """
     splits = {patient: split for patient, split in given.items() if split}
     for state in sorted(set(states.values())):
-        free = [p for p in given if p not in splits and states[p] == state]
-        free.sort(key=lambda p: hashlib.sha256(f"{seed} {p}".encode()).hexdigest())
+        free = by_chance([p for p in given if p not in splits and states[p] == state], seed)
         takes = [s for s, share in SHARES.items() for _ in range(max(1, round(share * len(free))))]
         takes = takes if len(free) >= 4 else []
         splits |= dict(zip(free, takes + ["train"] * (len(free) - len(takes)), strict=True))

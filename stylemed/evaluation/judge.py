@@ -1,7 +1,7 @@
 """The judge: an independent reader of slices, trained on `judge` patients only.
 
 It measures what generator, encoder and directions do, and has no part in making any of them. One network (MONAI's U-Net) outlines
-body, liver and tumor; from its deepest features small heads tell modality, contrast phase, kernel, noise and height, and whether a
+body, liver and tumor; from its features small heads tell modality, contrast phase, kernel, noise and height, and whether a
 tumor is present. The threshold of "present" is fixed on judge patients that its training did not see.
 """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stylemed.data.preparing import by_chance
 from stylemed.errors import BadInput
 from stylemed.evaluation.judge import (
     BATCH,
@@ -173,13 +173,17 @@ def _strata(table, seed: int) -> dict[str, list[str]]:
     for patient, part in table.groupby(table["patient"].astype(str)):
         state = "some" if (part["tumor_px"] > 0).any() else "none" if (part["tumor_known"] == 1).all() else "unknown"
         strata.setdefault(state, []).append(patient)
-    for names in strata.values():
-        names.sort(key=lambda p: hashlib.sha256(f"{seed} {p}".encode()).hexdigest())
-    return strata
+    return {state: by_chance(names, seed) for state, names in strata.items()}
 
 
 def _held_back(patients: int) -> int:
     return max(1, round(HELD * patients)) if patients > 1 else 0
+
+
+def _asked(config: JudgeConfig | None, kimg: float | None) -> JudgeConfig:
+    refuse_team("The judge")
+    config = config or JudgeConfig()
+    return config if kimg is None else replace(config, kimg=kimg)
 
 
 def train_judge(
@@ -197,9 +201,7 @@ def train_judge(
 
     kimg: thousands of slices to show in all; None takes the configuration's. Raises BadInput for too few judge patients.
     """
-    refuse_team("The judge")
-    config = config or JudgeConfig()
-    config = replace(config, kimg=kimg) if kimg is not None else config
+    config = _asked(config, kimg)
     return _train(JudgeTrainer(store, config, seed, own_device(device)), Run(run), {}, max_minutes, progress)
 
 
@@ -221,9 +223,7 @@ def cross_validate(
     unknown tumors show it livers), fixes its threshold on some of them, and answers for the fold. Every split is used, so no
     such judge may measure a generator that was trained on the same patients. A folder below `run` for each; max_minutes each.
     """
-    refuse_team("The judge")
-    config = config or JudgeConfig()
-    config = replace(config, kimg=kimg) if kimg is not None else config
+    config = _asked(config, kimg)
     patients = store.slices["patient"].astype(str).to_numpy()
     strata = _strata(store.slices, seed)
     labelled = strata.get("some", []) + strata.get("none", [])

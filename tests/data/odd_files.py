@@ -154,7 +154,7 @@ BAD = {
     "label 0.5": _array(MASK, _one_voxel(0.5)),
     "NaN label": _array(MASK, _one_voxel(np.nan)),
     "NaN": _array(VOLUME, _one_voxel(np.nan)),
-    "infinite": _array(VOLUME, _one_voxel(np.inf)),
+    "infinite": _array(VOLUME, _one_voxel(-np.inf)),
     "air": _array(VOLUME, lambda a, r: np.full_like(a, -1000)),
     "swapped": _swapped,
     "empty": _file(VOLUME, b""),

@@ -3,9 +3,9 @@
 import gzip
 import shutil
 
-import nibabel as nib
 import numpy as np
 import pytest
+from odd_files import BAD
 
 from stylemed.data import SliceDataset, SliceStore, find_cases, make_phantom, prepare, read_case
 from stylemed.errors import BadInput
@@ -21,38 +21,23 @@ def pair(phantom, tmp_path):
     return folder
 
 
-def change(folder, kind, function):
-    path = folder / f"{kind}-1.nii.gz"
-    image = nib.load(path)
-    nib.save(nib.Nifti1Image(function(np.asarray(image.dataobj)), image.affine), path)
-
-
-def with_value(value):
-    def function(array):
-        array = array.astype(np.float32)
-        array[5, 5, 5] = value
-        return array
-
-    return function
-
-
-def truncate(folder):
+def truncate(folder, _):
     path = folder / "volume-1.nii.gz"
     path.write_bytes(path.read_bytes()[:-5000])
 
 
-def as_text(folder):
+def as_text(folder, _):
     (folder / "volume-1.nii.gz").unlink()
     (folder / "volume-1.nii").write_text("<html>404 not found</html>")
 
 
-def truncate_plain(folder):
+def truncate_plain(folder, _):
     path = folder / "volume-1.nii.gz"
     (folder / "volume-1.nii").write_bytes(gzip.decompress(path.read_bytes())[:-5000])
     path.unlink()
 
 
-def damage_stream(folder):
+def damage_stream(folder, _):
     path = folder / "volume-1.nii.gz"
     data = bytearray(path.read_bytes())
     data[2000:2100] = bytes(100)
@@ -60,25 +45,25 @@ def damage_stream(folder):
 
 
 SPOILT = {
-    "no segmentation": (lambda f: (f / "segmentation-1.nii.gz").unlink(), "no segmentation-1"),
-    "no pairs": (lambda f: [p.rename(p.with_name("a" + p.name)) for p in f.iterdir()], "holds no volume-N"),
-    "other shape": (lambda f: change(f, "segmentation", lambda a: a[:, :, :-1]), "grid of its volume"),
+    "no segmentation": (BAD["no segmentation"], "no segmentation-1"),
+    "no pairs": (lambda f, _: [p.rename(p.with_name("a" + p.name)) for p in f.iterdir()], "holds no volume-N"),
+    "other shape": (BAD["other shape"], "grid of its volume"),
     "truncated gzip": (truncate, "cut short"),
     "truncated plain": (truncate_plain, "cut short"),
     "damaged gzip": (damage_stream, "damaged"),
-    "short NIfTI": (lambda f: (f / "volume-1.nii.gz").write_bytes(gzip.compress(b"n" * 100)), "not a NIfTI"),
+    "short NIfTI": (lambda f, _: (f / "volume-1.nii.gz").write_bytes(gzip.compress(b"n" * 100)), "not a NIfTI"),
     "text named .nii": (as_text, "not a NIfTI"),
-    "empty file": (lambda f: (f / "volume-1.nii.gz").write_bytes(b""), "volume-1.nii.gz"),
-    "label 3": (lambda f: change(f, "segmentation", with_value(3)), "label 3"),
-    "label 0.5": (lambda f: change(f, "segmentation", with_value(0.5)), "label 0.5"),
-    "NaN label": (lambda f: change(f, "segmentation", with_value(np.nan)), "label nan"),
-    "NaN": (lambda f: change(f, "volume", with_value(np.nan)), "NaN or infinite"),
-    "infinite": (lambda f: change(f, "volume", with_value(-np.inf)), "NaN or infinite"),
-    "air": (lambda f: change(f, "volume", lambda a: np.full_like(a, -1000)), "nothing but air"),
-    "two volumes in one": (lambda f: change(f, "volume", lambda a: np.stack([a, a], -1)), "x 2"),
-    "one slice": (lambda f: change(f, "volume", lambda a: a[:, :, 0]), "64 x 64"),
-    "complex": (lambda f: change(f, "volume", lambda a: a.astype(np.complex64)), "type complex64"),
-    "twice": (lambda f: shutil.copy(f / "volume-1.nii.gz", f / "VOLUME-1.NII.gz"), "both volume 1"),
+    "empty file": (BAD["empty"], "volume-1.nii.gz"),
+    "label 3": (BAD["label 3"], "label 3"),
+    "label 0.5": (BAD["label 0.5"], "label 0.5"),
+    "NaN label": (BAD["NaN label"], "label nan"),
+    "NaN": (BAD["NaN"], "NaN or infinite"),
+    "infinite": (BAD["infinite"], "NaN or infinite"),
+    "air": (BAD["air"], "nothing but air"),
+    "two volumes in one": (BAD["two volumes"], "x 2"),
+    "one slice": (BAD["one slice"], "64 x 64"),
+    "complex": (BAD["complex"], "type complex64"),
+    "twice": (lambda f, _: shutil.copy(f / "volume-1.nii.gz", f / "VOLUME-1.NII.gz"), "both volume 1"),
 }
 TABLES = {
     "missing volume": ("volume,patient\n1,a\n7,b\n", "volume 7"),
@@ -95,7 +80,7 @@ TABLES = {
 @pytest.mark.parametrize("name", SPOILT)
 def test_spoilt_pair(pair, name, tmp_path):
     spoil, says = SPOILT[name]
-    spoil(pair)
+    spoil(pair, np.random.default_rng(0))
     out = tmp_path / "out" / "store"
     with pytest.raises(BadInput) as caught:
         prepare(pair, out, 16, workers=1, progress=False)

@@ -180,7 +180,8 @@ def main() -> None:
     parser.add_argument("--whole", nargs="*", default=[], help="real volumes that hold all HU")
     parser.add_argument("--out", type=Path, default=Path("_build/phantom_against_real"))
     options = parser.parse_args()
-    from stylemed.data import SliceStore, make_phantom, prepare
+    from stylemed.data import SliceStore, prepare
+    from stylemed.phantom import make_phantom
 
     options.out.mkdir(parents=True, exist_ok=True)
     phantom = make_phantom(options.out / "phantom", options.patients, size=options.size, workers=2)

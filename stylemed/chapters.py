@@ -171,8 +171,8 @@ def _make_small(result: Inputs, needs: tuple[str, ...], side: int) -> None:
         folder.mkdir(parents=True)
         stamp.write_text(digest)
     if not _marker(folder, "store").is_file():
-        from stylemed.data.phantom import make_phantom
         from stylemed.data.preparing import prepare
+        from stylemed.phantom.patients import make_phantom
 
         shutil.rmtree(folder / "phantom", ignore_errors=True)
         print(f"  making a phantom and its slices at {side} x {side} pixels ...")

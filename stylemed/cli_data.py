@@ -26,7 +26,7 @@ def phantom(
     seed: Seed = 0,
 ) -> None:
     """Write synthetic patients as LiTS pairs whose truth is on record."""
-    from stylemed.data.phantom import make_phantom
+    from stylemed.phantom.patients import make_phantom
 
     folder = make_phantom(
         out,

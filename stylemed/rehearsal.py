@@ -153,7 +153,7 @@ def made_up_volumes(
     splits by what they have, so the made-up folder must not be kinder than the real one. The same call again makes
     nothing new. Raises BadInput for scans that are not plain numbers.
     """
-    from stylemed.data.phantom import VERSION, make_phantom
+    from stylemed.phantom.patients import VERSION, make_phantom
 
     numbers = [number.strip() for number in scans.split(",")]
     if not all(re.fullmatch(r"\d+", number) for number in numbers):

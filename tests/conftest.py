@@ -38,3 +38,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory) -> Path:
+    """Six patients at 64 x 64 pixels with 20 slices: 1 to 4 train, 5 and 6 test."""
+    from stylemed.phantom import make_phantom
+
+    return make_phantom(
+        tmp_path_factory.mktemp("data") / "phantom", 4, test_patients=2, size=64, slices=20, progress=False
+    )

@@ -10,6 +10,7 @@ import pytest
 ORDER = [
     "errors",
     "data",
+    "phantom",
     "networks",
     "training",
     "latent",
@@ -82,7 +83,7 @@ def test_networks_know_nothing_of_data_and_training(root):
 
 
 @pytest.mark.parametrize(
-    "module", ["cli", "chapters", "data", "data.volumes", "data.phantom", "data.store", "execution", "regression"]
+    "module", ["cli", "chapters", "data", "data.volumes", "phantom", "data.store", "execution", "regression"]
 )
 def test_light_modules_import_neither_torch_nor_monai(module, python_env):
     code = f"import sys, stylemed.{module}; print([m for m in ('torch', 'monai') if m in sys.modules])"

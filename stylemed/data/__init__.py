@@ -1,10 +1,9 @@
-"""CT volumes on disk become slices in [-1, 1]: `volumes` reads, `phantom` invents, `store` prepares.
+"""CT volumes on disk become slices in [-1, 1]: `volumes` reads, `preparing` cuts, `store` keeps.
 
 Importing this package loads neither torch nor MONAI.
 """
 
 from stylemed.data.layouts import Case, find_cases
-from stylemed.data.phantom import make_phantom
 from stylemed.data.preparing import PrepareReport, prepare
 from stylemed.data.store import SliceDataset, SliceStore, Window
 from stylemed.data.volumes import Volume, read_case
@@ -17,7 +16,6 @@ __all__ = [
     "Volume",
     "Window",
     "find_cases",
-    "make_phantom",
     "prepare",
     "read_case",
 ]

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylemed.data.anatomy import ENHANCEMENT
 from stylemed.errors import BadInput
 from stylemed.latent.direction import draw_patients, patient_auc
+from stylemed.phantom.anatomy import ENHANCEMENT
 from stylemed.training.run import export, load_network
 
 CLASSES = ("air", "body", "liver", "tumor")
@@ -149,7 +149,8 @@ class Judge:
 def truth(store, rows) -> pd.DataFrame:
     """What the store knows of `rows`, in the columns of `Findings.table`; NaN (phase: "") where it does not know.
 
-    tumor_across: diameter in pixels of a disc as large as the slice's tumor. height only where a case has ten slices or more.
+    tumor_across: diameter in pixels of a disc as large as the largest tumor of the slice. height only where a case has ten slices
+    or more.
     """
     table = store.slices.iloc[rows].reset_index(drop=True)
     known = table["tumor_known"] == 1
@@ -163,7 +164,7 @@ def truth(store, rows) -> pd.DataFrame:
     mr = table["modality"].map({"CT": 0.0, "MR": 1.0})
     columns = {
         "tumor": (table["tumor_px"] > 0).astype(float).where(known),
-        "tumor_across": np.sqrt(4 / np.pi * table["tumor_px"]),
+        "tumor_across": [_across(mask) for mask in tumor],
         "tumor_px": table["tumor_px"].astype(float).where(known),
         "liver_px": table["liver_px"],
         "tumor_x": tumor.sum(axis=1) @ along / count,
@@ -175,6 +176,13 @@ def truth(store, rows) -> pd.DataFrame:
         "height": height.where(table["case"].map(slices) >= 10),
     }
     return pd.DataFrame(columns)
+
+
+def _across(mask: np.ndarray) -> float:
+    from scipy import ndimage
+
+    pieces, n = ndimage.label(mask)
+    return float(np.sqrt(4 / np.pi * np.bincount(pieces.ravel())[1:].max())) if n else 0.0
 
 
 def _column(table, name):

@@ -16,6 +16,7 @@ from stylemed.errors import BadInput
 from stylemed.evaluation.judge import (
     BATCH,
     CLASSES,
+    LEAST_ACROSS,
     NOISE_HU,
     PHASES,
     Findings,
@@ -51,7 +52,7 @@ class JudgeConfig:
     ema_kimg: float = 1.0
     ema_rampup: float | None = 0.1
     tick_kimg: float = 1.0
-    snapshot_ticks: int = 5
+    snapshot_ticks: int = 20
 
 
 class JudgeTrainer:
@@ -75,14 +76,14 @@ class JudgeTrainer:
         self.body_known = torch.from_numpy(_body_known(store, self.rows))
         self.true = truth(store, self.rows)
         self.targets = {
-            "present": _tensor(self.true["tumor"]),
+            "present": _tensor(_present(self.true)),
             "modality": _tensor(self.true["modality_mr"]),
             "phase": torch.tensor([PHASES.index(p) if p in PHASES else -1 for p in self.true["phase"]]),
             "kernel": _tensor(self.true["kernel_sharp"]),
             "noise": _tensor(self.true["noise_hu"] / NOISE_HU),
             "height": _tensor(self.true["height"]),
         }
-        self.tumor_known = self.targets["present"].isfinite()
+        self.tumor_known = _tensor(self.true["tumor"]).isfinite()
         ill = np.flatnonzero(self.true["tumor"] == 1)
         more = min(MOST_TIMES, round((len(self.rows) - len(ill)) / max(len(ill), 1)))  # tumors are as often seen as not
         self.order = np.concatenate([np.arange(len(self.rows)), *[ill] * max(more - 1, 0)])
@@ -148,8 +149,8 @@ class JudgeTrainer:
         """Fix the threshold on the patients held back, and write judge.safetensors and a picture of some outlines."""
         judge = Judge(self.averaged, 0.0)
         found = judge.findings(self.store.images(self.held))
-        state = truth(self.store, self.held)["tumor"].to_numpy()
-        judge.threshold = best_threshold(found.table["tumor_score"].to_numpy(), state)
+        present = _present(truth(self.store, self.held)).to_numpy()
+        judge.threshold = best_threshold(found.table["tumor_score"].to_numpy(), present)
         judge.metadata = {
             "store": self.store.digest,
             "resolution": self.resolution,
@@ -165,6 +166,11 @@ class JudgeTrainer:
             torch.cat([part for pair in zip(images.split(8), outlined.split(8), strict=True) for part in pair]),
             self.nimg,
         )
+
+
+def _present(true: pd.DataFrame) -> pd.Series:
+    """1 with a tumor, 0 without; NaN where none of its tumors is large enough to be asked for."""
+    return true["tumor"].where((true["tumor"] == 0) | (true["tumor_across"] >= LEAST_ACROSS))
 
 
 def _strata(table, seed: int) -> dict[str, list[str]]:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from odd_files import BAD
 
-from stylemed.data import SliceDataset, SliceStore, find_cases, make_phantom, prepare, read_case
+from stylemed.data import SliceDataset, SliceStore, find_cases, prepare, read_case
 from stylemed.errors import BadInput
+from stylemed.phantom import make_phantom
 
 
 @pytest.fixture

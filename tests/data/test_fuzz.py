@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from odd_files import BAD, EITHER, GOOD
 
-from stylemed.data import SliceStore, make_phantom, prepare
+from stylemed.data import SliceStore, prepare
+from stylemed.phantom import make_phantom
 
 KINDS = {**GOOD, **BAD, **EITHER}
 PARTS, FILES = 5, 500

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stylemed.data import SliceStore, make_phantom, prepare
+from stylemed.data import SliceStore, prepare
 from stylemed.errors import BadInput
 from stylemed.evaluation.judge import Judge, errors, truth
 from stylemed.evaluation.judge_training import (
@@ -15,6 +15,7 @@ from stylemed.evaluation.judge_training import (
     cross_validate,
     train_judge,
 )
+from stylemed.phantom import make_phantom
 
 SMALL = JudgeConfig(width=8, batch=8, kimg=3.0, tick_kimg=0.2, snapshot_ticks=3)
 

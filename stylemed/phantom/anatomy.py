@@ -24,8 +24,9 @@ ENHANCEMENT = {
 }
 
 # How much of a lesion's contrast in the portal phase is left: without an injection tumor and liver differ little.
-LESION_CONTRAST = {"none": 0.55, "arterial": 0.8, "portal": 1.0}
+LESION_CONTRAST = {"none": 0.65, "arterial": 0.85, "portal": 1.0}
 LEAST_SOLID = 25.0  # HU: solid tissue is denser than the fluid of a cyst
+LEAST_CONTRAST = 16.0  # HU: in a fatty liver, where LEAST_SOLID leaves less than this, tumors are the denser ones
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Lesion:
     kind: str  # hypodense, hyperdense, rim, necrotic, calcified; cyst
     centre: tuple[float, float, float]  # standard coordinates, mm
     radii: tuple[float, float, float]
-    hu: float  # of the body of the lesion, relative to the liver around it (a cyst: absolute)
+    hu: float  # of a tumor, relative to the liver around it, in the portal phase; of a cyst, absolute
     irregular: float  # amplitude of the border's waves as a share of the radius
     seed: int
 
@@ -64,7 +65,17 @@ class Anatomy:
     oral: bool  # contrast medium in the bowel
     hu: dict[str, float]
     seed: int
+    contrast_left: float = 1.0  # LESION_CONTRAST of the phase
     lesions: list[Lesion] = field(default_factory=list)
+
+    def lesion_hu(self, lesion: Lesion) -> float:
+        """HU of the body of a lesion in this patient's liver and phase."""
+        if not lesion.tumor:
+            return lesion.hu
+        liver, contrast = self.hu["liver"], self.contrast_left * lesion.hu
+        if contrast > 0 or liver - LEAST_SOLID > LEAST_CONTRAST:
+            return max(liver + contrast, LEAST_SOLID)
+        return liver + LEAST_CONTRAST
 
 
 # ---------------------------------------------------------------- distances

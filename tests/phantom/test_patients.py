@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
-from stylemed.data import SliceStore, Window, find_cases, make_phantom, prepare, read_case
-from stylemed.data.phantom import draw_anatomy, draw_look, draw_phase
-from stylemed.data.scanner import noise, scan, streaks
+from stylemed.data import SliceStore, Window, find_cases, prepare, read_case
+from stylemed.phantom import make_phantom
+from stylemed.phantom.patients import draw_anatomy, draw_look, draw_phase
+from stylemed.phantom.scanner import noise, scan, streaks
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from stylemed.data import anatomy as an
-from stylemed.data.organs import draw
+from stylemed.phantom import anatomy as an
+from stylemed.phantom.organs import draw
 
 KERNELS = {"soft": (0.55, 0.33), "sharp": (0.35, 0.55)}  # point spread (sigma, mm), noise roll-off (1/mm)
 
@@ -73,9 +73,7 @@ def scan_mr(one: an.Anatomy, look: Look, size: int, rng) -> tuple[np.ndarray, np
     from scipy import ndimage
 
     pixel = pixel_mm(one, look, size)
-    left = an.LESION_CONTRAST[look.phase]  # the injection is CT's affair
-    lesions = [replace(lesion, hu=lesion.hu / left) if lesion.tumor else lesion for lesion in one.lesions]
-    painted = replace(one, hu=dict(MR_CODES), oral=False, lesions=lesions)
+    painted = replace(one, hu=dict(MR_CODES), oral=False, contrast_left=1.0)  # the injection is CT's affair
     codes, labels = draw(painted, (look.slices, size, size), (look.slice_mm, pixel, pixel), look.shift_mm)
     signal = np.interp(codes, MR_CURVE[:, 0], MR_CURVE[:, 1]).astype(np.float32)
     signal = ndimage.gaussian_filter(signal, (0.45, 0.7 / pixel, 0.7 / pixel), output=np.float32)

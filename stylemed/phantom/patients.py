@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from stylemed.data import anatomy as an
-from stylemed.data.scanner import MR_MAX, Look, scan, scan_mr
 from stylemed.errors import BadInput
+from stylemed.phantom import anatomy as an
+from stylemed.phantom.scanner import MR_MAX, Look, scan, scan_mr
 
 MIXED = "mixed"
 PHASES = {"portal": 0.55, "arterial": 0.25, "none": 0.2}  # how often each comes in a mixed phantom
@@ -79,12 +79,12 @@ def draw_anatomy(seed: int, patient: int, phase: str = "portal") -> an.Anatomy:
     steatosis = 35 * rng.beta(1, 5)
     hu["liver"] -= float(steatosis)
     hu.update(muscle=float(57 + 4 * n()), bone=float(170 + 35 * n()), pancreas=float(0.85 * hu["spleen"] + 4 * n()))
-    one = an.Anatomy(hu=hu, **body)
-    one.lesions = draw_lesions(one, _rng(seed, patient, 3), patient % 2 == 1, phase)
+    one = an.Anatomy(hu=hu, contrast_left=an.LESION_CONTRAST[phase], **body)
+    one.lesions = draw_lesions(one, _rng(seed, patient, 3), patient % 2 == 1)
     return one
 
 
-def draw_lesions(one: an.Anatomy, rng, tumors: bool, phase: str = "portal") -> list[an.Lesion]:
+def draw_lesions(one: an.Anatomy, rng, tumors: bool) -> list[an.Lesion]:
     """Tumors (1 to 8, 4 to 60 mm) and cysts (0 to 2) at free places inside the liver."""
     count = int(rng.choice(8, p=[0.17, 0.2, 0.2, 0.15, 0.1, 0.08, 0.05, 0.05])) + 1 if tumors else 0
     cysts = int(rng.choice([0, 1, 2], p=[0.65, 0.25, 0.1]))
@@ -108,15 +108,13 @@ def draw_lesions(one: an.Anatomy, rng, tumors: bool, phase: str = "portal") -> l
             continue
         place = places[rng.choice(free)]
         contrast = {
-            "hypodense": -rng.uniform(28, 60),
-            "necrotic": -rng.uniform(25, 40),
-            "rim": -rng.uniform(35, 60),
-            "hyperdense": rng.uniform(35, 60),
-            "calcified": -rng.uniform(25, 45),
+            "hypodense": -rng.uniform(36, 66),
+            "necrotic": -rng.uniform(32, 46),
+            "rim": -rng.uniform(42, 66),
+            "hyperdense": rng.uniform(40, 64),
+            "calcified": -rng.uniform(32, 50),
             "cyst": rng.uniform(2, 14),
         }[kind]
-        if kind != "cyst":
-            contrast = max(contrast * an.LESION_CONTRAST[phase], an.LEAST_SOLID - one.hu["liver"])
         stretch = rng.uniform(0.85, 1.18, 3)
         lesions.append(
             an.Lesion(
@@ -201,7 +199,7 @@ def make_phantom(
     return out
 
 
-VERSION = 5  # of the anatomy: raised when the same seed gives other patients
+VERSION = 6  # of the anatomy: raised when the same seed gives other patients
 LESION_COLUMNS = ["volume", "patient", "kind", "tumor", "x_mm", "y_mm", "z_mm", "diameter_mm", "hu", "irregular"]
 
 
@@ -244,7 +242,7 @@ def _write_patient(folder, seed, patient, split, size, slices, phase, mr):
     for le in one.lesions:
         place = (c * s for c, s in zip(le.centre, one.scale, strict=True))
         diameter = 2 * float(np.prod(le.radii) * np.prod(one.scale)) ** (1 / 3)
-        row = (patient, name, le.kind, int(le.tumor), *place, diameter, le.hu, le.irregular)
+        row = (patient, name, le.kind, int(le.tumor), *place, diameter, one.lesion_hu(le), le.irregular)
         lesions.append(dict(zip(LESION_COLUMNS, row, strict=True)))
     return volumes, truth, lesions
 

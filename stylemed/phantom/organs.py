@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stylemed.data.anatomy import (
+from stylemed.phantom.anatomy import (
     BACKGROUND,
     LIVER,
     TUMOR,
@@ -345,14 +345,14 @@ def paint_lesion(canvas, lesion):
     d = lesion_distance(lesion, p, canvas.liver[index], axes)
     size = float(np.mean(lesion.radii))
     if lesion.kind == "cyst":
-        canvas.paint(d, lesion.hu, index, soft=0.4)
+        canvas.paint(d, a.lesion_hu(lesion), index, soft=0.4)
         return
     mottle = spline_field([lesion.seed, 2], axes, 6.0)
-    base = a.hu["liver"] + lesion.hu + 4 * mottle
+    base = a.lesion_hu(lesion) + 4 * mottle
     canvas.paint(d, base, index, soft=1.5 if lesion.kind != "hyperdense" else 0.5, label=TUMOR)
     if lesion.kind == "rim":
         ring = np.exp(-(((d + 0.14 * size) / max(0.16 * size, 1.2)) ** 2)) * canvas.cover(d)
-        canvas.hu[index] += ring * (0.1 * a.hu["aorta"] + 15 - 0.3 * lesion.hu)
+        canvas.hu[index] += ring * (0.1 * a.hu["aorta"] + 15 - 0.3 * a.contrast_left * lesion.hu)
     elif lesion.kind == "necrotic":
         core = d + 0.42 * size + 0.08 * size * mottle
         canvas.paint(core, 26.0 + 6 * mottle, index, soft=2.0)

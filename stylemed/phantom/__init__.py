@@ -1,0 +1,8 @@
+"""Synthetic patients in the LiTS layout, their truth on record: `anatomy` places, `organs` paints, `scanner` sees, `patients` writes.
+
+Importing this package loads neither torch nor MONAI.
+"""
+
+from stylemed.phantom.patients import make_phantom
+
+__all__ = ["make_phantom"]

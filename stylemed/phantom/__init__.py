@@ -1,4 +1,4 @@
-"""Synthetic patients in the LiTS layout, their truth on record: `anatomy` places, `organs` paints, `scanner` sees, `patients` writes.
+"""Synthetic patients in the LiTS layout, truth on record: `anatomy` places, `organs` paints, `scanner` sees, `patients` writes.
 
 Importing this package loads neither torch nor MONAI.
 """

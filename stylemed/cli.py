@@ -90,6 +90,12 @@ def train_gan_command(
             show_default=False,
         ),
     ] = None,
+    warm_start: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="Begin from another run's weights, without its optimizer.", show_default=False
+        ),
+    ] = None,
     inception: Annotated[
         Path | None,
         typer.Option(help="Inception v3 weights, for one more distance in distances.csv.", show_default=False),
@@ -110,6 +116,7 @@ def train_gan_command(
         seed=seed,
         device=device,
         on_snapshot=Distances(dataset, inception=inception) if len(dataset) >= 4 else None,
+        warm_start=warm_start,
         **_changes(change),
     )
     if os.environ.get("RANK", "0") == "0":

@@ -158,6 +158,12 @@ class SliceDataset:
                 "see what it holds with stylemed inspect"
             )
 
+    @property
+    def tumors(self) -> np.ndarray:
+        """bool [N]: known to hold a tumor."""
+        table = self.store.slices.iloc[self.rows]
+        return ((table["tumor_known"] == 1) & (table["tumor_px"] > 0)).to_numpy()
+
     def __len__(self) -> int:
         return len(self.rows)
 

@@ -413,7 +413,7 @@ def training_memory(config, batch: int) -> dict[str, float]:
     "weights": both networks with gradients, two Adam moments each, and the averaged generator. "D step", "G step": what
     the backward pass has to remember, counted with shapes only; the D step with R1. Work space is not included.
     """
-    from stylemed.training.gan import discriminator_loss, generator_loss, r1_penalty
+    from stylemed.training.gan import discriminator_loss, generator_loss, gradient_penalty
 
     generator, discriminator = _on_paper(config)
     numbers = [sum(p.numel() for p in network.parameters()) for network in (generator, discriminator)]
@@ -424,7 +424,7 @@ def training_memory(config, batch: int) -> dict[str, float]:
 
     def d_step():
         scores = discriminator(reals)
-        return discriminator_loss(scores, discriminator(fakes)) + r1_penalty(scores, reals)
+        return discriminator_loss(scores, discriminator(fakes)) + gradient_penalty(scores, reals)
 
     def g_step():
         return generator_loss(discriminator(generator(z)))

@@ -1,5 +1,8 @@
 """Training a StyleGAN: non-saturating loss, R1, style mixing, averaged generator, growing (Karras 2018, 2019).
 
+Beyond them, and off in preset `paper`: the relativistic loss with R1 and R2 (Huang 2024, R3GAN, arXiv 2501.05441), discriminator
+augmentation, slices with tumors shown more often, weights of another run to begin from.
+
 The step is written out in full in `GanTrainer.step`; everything that depends on time comes from `schedule`.
 """
 
@@ -9,6 +12,7 @@ from contextlib import nullcontext
 from math import ceil, floor
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,7 +23,7 @@ from stylemed.networks.layers import downscale, lerp_clip, upscale
 from stylemed.training import augment
 from stylemed.training.distributed import Team, join_team, own_device
 from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, random_stream
-from stylemed.training.run import Run, export
+from stylemed.training.run import Run, export, load_network
 from stylemed.training.schedule import GanConfig, as_plain, ema_beta, gan_config, growth_table, stage
 
 GRID = 32  # images in a sample grid
@@ -35,9 +39,18 @@ def discriminator_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
     return F.softplus(-real_scores).mean() + F.softplus(fake_scores).mean()
 
 
-def r1_penalty(real_scores: Tensor, real_images: Tensor) -> Tensor:
-    """Mean over the batch of the squared norm of the score's gradient at the real images (Mescheder 2018)."""
-    (gradient,) = torch.autograd.grad(real_scores.sum(), real_images, create_graph=True)
+def relativistic_loss(worse: Tensor, better: Tensor) -> Tensor:
+    """Mean of -log(sigmoid(better - worse)) over pairs (Jolicoeur-Martineau 2018; Huang 2024, equation 2).
+
+    The discriminator wants the real image of each pair scored better, the generator the generated one.
+    """
+    return F.softplus(worse - better).mean()
+
+
+def gradient_penalty(scores: Tensor, images: Tensor) -> Tensor:
+    """Mean over the batch of the squared norm of the score's gradient at the images: R1 at real ones (Mescheder 2018), R2 at
+    generated ones."""
+    (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
     return gradient.square().sum(dim=(1, 2, 3)).mean()
 
 
@@ -59,7 +72,8 @@ class GanTrainer:
         shared = {k: getattr(config, k) for k in ("resolution", "channels", "fmap_base", "fmap_max")}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_stream(seed, 0, "weights").initial_seed())
-            self.generator = Generator(**shared, latent_size=config.latent_size, mapping_layers=config.mapping_layers)
+            own = {k: getattr(config, k) for k in ("latent_size", "mapping_layers", "mapping_normalized")}
+            self.generator = Generator(**shared, **own)
             self.discriminator = Discriminator(**shared, stddev_group=config.stddev_group)
             self.averaged = Generator(**self.generator.config)
         self.averaged.load_state_dict(self.generator.state_dict())
@@ -68,12 +82,13 @@ class GanTrainer:
             network.to(self.device)
         if config.compile:
             _compile([*self.generator.blocks, *self.discriminator.blocks])
+        self.order = shown_order(dataset, config.tumor_share, seed)
         self.seconds_reading = 0.0  # spent in the data set
         self.nimg = self.steps = 0
         self.looked_up = 0  # nimg when the schedule was last looked up
         self.p = config.augment_p
         self.signs: list[float] = []  # means of sign(D(real)) since p was last adjusted
-        self.r_t = self.last_r1 = 0.0
+        self.r_t = self.last_r1 = self.last_r2 = 0.0
         self.guard_g, self.guard_d = GradientGuard(), GradientGuard()
         self.now = stage(0, config)
         self._new_optimizers()
@@ -96,9 +111,10 @@ class GanTrainer:
         if self.steps % self.config.schedule_steps == 0:
             self._follow_schedule()
         n, lod = self.now.batch, self.now.lod
-        numbers = self._train_discriminator(self._reals(n), n, lod)
+        reals = self._reals(n)
+        numbers = self._train_discriminator(reals, n, lod)
         self._average(n)
-        numbers |= self._train_generator(n, lod)
+        numbers |= self._train_generator(reals, n, lod)
         self.nimg += n
         self.steps += 1
         return numbers
@@ -115,7 +131,7 @@ class GanTrainer:
     def _reals(self, n: int) -> Tensor:
         """The next n real images, brought to the current size and faded as the generated ones are."""
         started = time.perf_counter()
-        positions = next_positions(self.nimg, n, len(self.dataset), self.seed)
+        positions = self.order[next_positions(self.nimg, n, len(self.order), self.seed)].tolist()
         images = self.dataset.images(self.team.share(positions)).to(self.device)
         self.seconds_reading += time.perf_counter() - started
         images = downscale(images, 2 ** int(self.now.lod))
@@ -168,20 +184,28 @@ class GanTrainer:
         reals = self._augmented(reals, n, "augment d real")
         penalised = config.r1_gamma > 0 and self.steps % config.r1_interval == 0
         reals.requires_grad_(penalised)
+        fakes.requires_grad_(penalised and config.r2_gamma > 0)
         # Compiled code has no second derivative, so the steps that need one run without.
         with torch.compiler.set_stance("force_eager") if penalised and config.compile else nullcontext():
             real_scores = self._scores(reals, lod)
             fake_scores = self._scores(fakes, lod)
-            loss = discriminator_loss(real_scores, fake_scores)
+            if config.loss == "relativistic":
+                loss = relativistic_loss(worse=fake_scores, better=real_scores)
+            else:
+                loss = discriminator_loss(real_scores, fake_scores)
             told = [loss.detach(), real_scores.mean().detach(), fake_scores.mean().detach()]
-            told.append(real_scores.detach().sign().mean())
-            if penalised:
-                penalty = r1_penalty(real_scores, reals)
-                loss = loss + penalty * (config.r1_gamma / 2 * config.r1_interval)
-                told.append(penalty.detach())
+            told.append(
+                (real_scores - fake_scores if config.loss == "relativistic" else real_scores).detach().sign().mean()
+            )
+            for images, scores, gamma in ((reals, real_scores, config.r1_gamma), (fakes, fake_scores, config.r2_gamma)):
+                if images.requires_grad:
+                    penalty = gradient_penalty(scores, images)
+                    loss = loss + penalty * (gamma / 2 * config.r1_interval)
+                    told.append(penalty.detach())
             self._descend(loss, self.discriminator, self.optimizer_d, self.guard_d)
-        loss_d, real_score, fake_score, sign, *r1 = self._told(told)
-        self.last_r1 = r1[0] if r1 else self.last_r1
+        loss_d, real_score, fake_score, sign, *penalties = self._told(told)
+        if penalties:
+            self.last_r1, self.last_r2 = (*penalties, 0.0)[:2]
         self._adapt(sign, n)
         return {"loss_d": loss_d, "real_score": real_score, "fake_score": fake_score}
 
@@ -199,7 +223,10 @@ class GanTrainer:
         return together.tolist()
 
     def _adapt(self, sign: float, n: int, every: int = 4) -> None:
-        """The overfitting heuristic r_t = mean sign(D(real)) (Karras 2020, section 3.1); in mode ada p follows it."""
+        """The overfitting heuristic r_t = mean sign(D(real)) (Karras 2020, section 3.1); in mode ada p follows it.
+
+        Relativistic scores have no zero of their own: there it is mean sign(D(real) - D(fake)) over the pairs.
+        """
         self.signs.append(sign)
         if len(self.signs) < every:
             return
@@ -210,11 +237,17 @@ class GanTrainer:
                 max(self.p + (step if self.r_t > self.config.ada_target else -step), 0.0), self.config.ada_most
             )
 
-    def _train_generator(self, n: int, lod: float) -> dict[str, float]:
+    def _train_generator(self, reals: Tensor, n: int, lod: float) -> dict[str, float]:
         # Compiled code does not notice that its parameters stopped asking for gradients; these are thrown away instead.
         self.discriminator.requires_grad_(self.config.compile)
         fakes = self._augmented(self._fakes(n, lod, "g"), n, "augment g")
-        loss = generator_loss(self._scores(fakes, lod))
+        scores = self._scores(fakes, lod)
+        if self.config.loss == "relativistic":
+            with torch.no_grad():
+                real_scores = self._scores(self._augmented(reals, n, "augment g real"), lod)
+            loss = relativistic_loss(worse=real_scores, better=scores)
+        else:
+            loss = generator_loss(scores)
         self._descend(loss, self.generator, self.optimizer_g, self.guard_g)
         return {"loss_g": self._told([loss.detach()])[0]}
 
@@ -237,6 +270,7 @@ class GanTrainer:
             "batch": now.batch,
             "learning_rate": now.learning_rate,
             "r1": self.last_r1,
+            "r2": self.last_r2,
             "r_t": self.r_t,
             "p": self.p,
             "skipped": self.guard_g.skipped + self.guard_d.skipped,
@@ -249,13 +283,13 @@ class GanTrainer:
             "averaged": self.averaged.state_dict(),
             "optimizer_g": self.optimizer_g.state_dict(),
             "optimizer_d": self.optimizer_d.state_dict(),
-            "counters": [self.nimg, self.steps, self.looked_up, self.p, self.r_t, self.last_r1],
+            "counters": [self.nimg, self.steps, self.looked_up, self.p, self.r_t, self.last_r1, self.last_r2],
             "skipped": [self.guard_g.skipped, self.guard_d.skipped],
             "signs": self.signs,
         }
 
     def load_state_dict(self, state: dict) -> None:
-        self.nimg, self.steps, self.looked_up, self.p, self.r_t, self.last_r1 = state["counters"]
+        (self.nimg, self.steps, self.looked_up, self.p, self.r_t, self.last_r1, self.last_r2) = state["counters"]
         self.guard_g.skipped, self.guard_d.skipped = state["skipped"]
         self.signs = state["signs"]
         self.now = stage(self.looked_up, self.config)
@@ -269,6 +303,52 @@ class GanTrainer:
         run.save_grid(images, self.nimg)
         metadata = {**self.metadata, "seed": self.seed, "nimg": self.nimg, "lod": self.now.lod}
         export(run.path / "generator.safetensors", self.averaged, metadata)
+        export(run.path / "discriminator.safetensors", self.discriminator, metadata)  # for `begin_from`
+
+    def begin_from(self, path: str | Path) -> None:
+        """Take the averaged generator and the discriminator of another run, and no moments: optimizers and nimg begin anew.
+
+        `path`: a run folder, or any folder with its generator.safetensors and discriminator.safetensors. The networks may be
+        smaller ones of the same widths: what they lack keeps its random weights. BadInput for anything else.
+        """
+        for noun, networks in (
+            ("generator", (self.generator, self.averaged)),
+            ("discriminator", (self.discriminator,)),
+        ):
+            file = Path(path) / f"{noun}.safetensors"
+            found, _ = load_network(file, noun, type(networks[0]))
+            for network in networks:
+                mine, given = network.state_dict(), found.state_dict()
+                odd = [k for k, v in given.items() if k not in mine or mine[k].shape != v.shape]
+                if odd or found.resolution > network.resolution:
+                    raise BadInput(
+                        f"{file} is a {noun} of {found.config} and cannot be the start of one of {network.config}; "
+                        "give both the same widths, latent size and mapping layers, and no smaller resolution."
+                    )
+                network.load_state_dict(mine | given)
+
+
+def shown_order(dataset, tumor_share: float | None, seed: int) -> np.ndarray:
+    """Positions of one epoch: every slice once, and, where a share is asked for, slices with tumors again until they make it up.
+
+    `dataset.tumors`: bool [N], known to hold a tumor. Nothing is left out: a share below what there is is refused.
+    """
+    everything = np.arange(len(dataset))
+    if tumor_share is None:
+        return everything
+    tumors = getattr(dataset, "tumors", None)
+    if tumors is None or not 0 < np.sum(tumors) < len(tumors):
+        raise BadInput("tumor_share needs slices known to hold a tumor and others; leave it out for these data.")
+    ill, others = np.flatnonzero(tumors), np.flatnonzero(~np.asarray(tumors))
+    wanted = round(len(others) * tumor_share / (1 - tumor_share))
+    if wanted < len(ill):
+        raise BadInput(
+            f"tumor_share {tumor_share:g} is less than the {len(ill) / len(tumors):.2f} that these slices have; "
+            "ask for more or leave it out."
+        )
+    rng = np.random.default_rng([seed, 0x74])
+    extra = [rng.permutation(ill) for _ in range(-(-(wanted - len(ill)) // len(ill)))]
+    return np.concatenate([everything, np.concatenate([ill[:0], *extra])[: wanted - len(ill)]])
 
 
 def _whole(x: Tensor) -> Tensor:
@@ -294,6 +374,7 @@ def train_gan(
     device: str | None = None,
     progress: bool = True,
     on_snapshot: Callable[[Run, GanTrainer], None] | None = None,
+    warm_start: str | Path | None = None,
     **changes,
 ) -> Run:
     """Train a StyleGAN on `dataset` in the folder `run`; the same call resumes where it stopped.
@@ -308,6 +389,8 @@ def train_gan(
         device: "cpu", "cuda"; default: a GPU if there is one.
         on_snapshot: called with the run and the trainer whenever a sample grid is written, before the checkpoint: a kill in
             between repeats it.
+        warm_start: folder of another run whose weights this one begins from (see `GanTrainer.begin_from`); read once, when the
+            run folder is new.
 
     Started by torchrun, its processes train as one: batches are those of the whole, and only the first one writes.
 
@@ -328,6 +411,10 @@ def train_gan(
     metadata = dict(getattr(dataset, "metadata", {}))
     trainer = GanTrainer(dataset, config, seed, device, metadata, team)
     asked = {"kind": "gan", "seed": seed, "images": len(dataset), "data": metadata, **as_plain(config)}
+    if warm_start is not None:
+        asked["warm_start"] = str(warm_start)
+        if not Run(run).checkpoints():
+            trainer.begin_from(warm_start)
     return drive(
         trainer,
         Run(run),

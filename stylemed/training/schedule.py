@@ -21,12 +21,14 @@ class GanConfig:
     # networks
     latent_size: int = 512
     mapping_layers: int = 8
+    mapping_normalized: bool = False  # centre and scale w by what the untrained mapping network makes of 10,000 z
     fmap_base: int = 8192
     fmap_max: int = 512
     stddev_group: int = 4
     # progressive growing
     start_resolution: int = 8  # side at which training begins; the full resolution turns growing off
     stable_kimg: float = 600  # thousands of images at one resolution …
+    stable_kimg_at: dict[int, float] = field(default_factory=dict)  # … but so many at these …
     fade_kimg: float = 600  # … and while the next one fades in
     schedule_steps: int = 4  # the schedule is looked up every so many minibatches
     batch: dict[int, int] = field(default_factory=lambda: dict(PAPER_BATCH))
@@ -37,8 +39,11 @@ class GanConfig:
     noise_rate: float = 1.0  # learning rate of the noise strengths, as a multiple
     beta1: float = 0.0
     beta2: float = 0.99
+    loss: str = "non-saturating"  # or relativistic: every generated image against a real one (Huang 2024, R3GAN)
     r1_gamma: float = 10.0
-    r1_interval: int = 1  # 1: at every step, as in the paper; more: lazily, with the penalty scaled up (StyleGAN2)
+    r2_gamma: float = 0.0  # the same penalty at generated images
+    r1_interval: int = 1  # 1: at every step, as in the paper; more: lazily, with the penalties scaled up (StyleGAN2)
+    tumor_share: float | None = None  # show slices with tumors so often; None: as often as there are
     style_mixing: float = 0.9  # probability that a batch mixes the styles of two latents
     w_avg_beta: float = 0.995
     ema_kimg: float = 10.0  # half-life of the averaged generator …
@@ -60,6 +65,16 @@ class GanConfig:
             raise BadInput(f"augment must be none, fixed or ada, not {self.augment}.")
         if self.precision not in ("float32", "bf16"):
             raise BadInput(f"precision must be float32 or bf16, not {self.precision}.")
+        if self.loss not in ("non-saturating", "relativistic"):
+            raise BadInput(f"loss must be non-saturating or relativistic, not {self.loss}.")
+        if self.tumor_share is not None and not 0 < self.tumor_share < 1:
+            raise BadInput(
+                f"tumor_share must lie between 0 and 1, not be {self.tumor_share}; leave it out for all slices alike."
+            )
+        if self.r2_gamma > 0 and self.r1_gamma <= 0:
+            raise BadInput(
+                "r2_gamma without r1_gamma: the penalty at generated images goes with that at real ones; set both."
+            )
 
 
 PRESETS: dict[str, dict] = {
@@ -174,16 +189,14 @@ class Stage:
 
 def stage(nimg: int, config: GanConfig) -> Stage:
     """The stage after `nimg` images: stable at the first resolution, then fade and stable by turns (Karras 2018, appendix A)."""
-    doublings = (config.resolution // config.start_resolution).bit_length() - 1
-    period = 1000 * (config.stable_kimg + config.fade_kimg)
-    if doublings == 0 or period <= 0:
-        lod = 0.0
-    else:
-        phase = int(nimg // period)
-        lod = float(doublings - phase)
-        if config.fade_kimg > 0:
-            lod -= max(nimg - phase * period - 1000 * config.stable_kimg, 0.0) / (1000 * config.fade_kimg)
-        lod = max(lod, 0.0)
+    lod, begins = float(_doublings(config)), 0.0
+    while lod > 0:
+        stable, fade = 1000 * _stable_kimg(config, lod), 1000 * config.fade_kimg
+        if nimg < begins + stable + fade:
+            lod -= max(nimg - begins - stable, 0.0) / fade if fade > 0 else 0.0
+            break
+        begins += stable + fade
+        lod -= 1
     side = config.resolution >> int(lod)
     return Stage(
         lod=lod,
@@ -191,6 +204,14 @@ def stage(nimg: int, config: GanConfig) -> Stage:
         batch=config.batch.get(side, config.batch_default),
         learning_rate=config.learning_rate.get(side, config.learning_rate_default),
     )
+
+
+def _doublings(config: GanConfig) -> int:
+    return (config.resolution // config.start_resolution).bit_length() - 1
+
+
+def _stable_kimg(config: GanConfig, lod: float) -> float:
+    return config.stable_kimg_at.get(config.resolution >> int(lod), config.stable_kimg)
 
 
 def ema_beta(nimg: int, batch: int, config: GanConfig) -> float:
@@ -203,12 +224,17 @@ def ema_beta(nimg: int, batch: int, config: GanConfig) -> float:
 
 def growth_table(config: GanConfig, kimg: float) -> list[dict]:
     """One row for each change of resolution, batch, rate or fading up to `kimg`: what the training goes through."""
-    rows, step = [], 1000 * max(min(x for x in (config.stable_kimg, config.fade_kimg, kimg) if x > 0), 1e-3)
-    nimg = 0.0
-    while nimg < 1000 * kimg:
-        middle = stage(int(nimg + step / 2), config)  # at its ends a step may be just done with fading
+    begins = [0.0]
+    for lod in range(_doublings(config), 0, -1):
+        begins.append(begins[-1] + _stable_kimg(config, lod))
+        begins.append(begins[-1] + config.fade_kimg)
+    rows = []
+    for start, end in zip(begins, [*begins[1:], max(kimg, begins[-1] + 1)], strict=True):
+        if end <= start or start >= kimg:
+            continue
+        middle = stage(int(500 * (start + end)), config)
         row = {
-            "from_kimg": nimg / 1000,
+            "from_kimg": start,
             "resolution": middle.resolution,
             "fading": middle.lod % 1 > 0,
             "batch": middle.batch,
@@ -216,7 +242,6 @@ def growth_table(config: GanConfig, kimg: float) -> list[dict]:
         }
         if not rows or any(rows[-1][k] != row[k] for k in row if k != "from_kimg"):
             rows.append(row)
-        nimg += step
     return rows
 
 

@@ -165,14 +165,15 @@ def made_up_volumes(
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    tumors = sum(wanted.values())
-    patients = 2 * max(tumors, len(wanted) - tumors)  # odd patients have tumors, even ones have none
-    drawn = make_phantom(folder / "drawn", patients, size=size, slices=slices, seed=seed, progress=False)
-    stock = {True: iter(range(1, patients + 1, 2)), False: iter(range(2, patients + 1, 2))}
-    for number, tumor in wanted.items():
-        patient = next(stock[tumor])
+    for tumor in (True, False):
+        share = 0.0 if tumor else 1.0
+        make_phantom(
+            folder / str(tumor), len(wanted), size=size, slices=slices, seed=seed, tumor_free=share, progress=False
+        )
+    for patient, (number, tumor) in enumerate(wanted.items(), start=1):
         for kind in ("volume", "segmentation"):
-            (drawn / f"{kind}-{patient}.nii.gz").rename(folder / f"{kind}-{number}.nii.gz")
-    shutil.rmtree(drawn)
+            (folder / str(tumor) / f"{kind}-{patient}.nii.gz").rename(folder / f"{kind}-{number}.nii.gz")
+    for tumor in (True, False):
+        shutil.rmtree(folder / str(tumor))
     write_json(folder / "made-up.json", stamp)
     return folder

@@ -50,8 +50,8 @@ def draw_look(seed: int, patient: int, one: an.Anatomy) -> Look:
     )
 
 
-def draw_anatomy(seed: int, patient: int, phase: str = "portal") -> an.Anatomy:
-    """Every factor of one patient's body; odd patients have tumors, even ones have none."""
+def draw_anatomy(seed: int, patient: int, phase: str = "portal", tumor_free: float = 0.1) -> an.Anatomy:
+    """Every factor of one patient's body; a share `tumor_free` of all patients has no tumors."""
     rng = _rng(seed, patient, 2)
     n = rng.standard_normal
     build = 1 + 0.07 * np.clip(n(), -2, 2)
@@ -80,32 +80,48 @@ def draw_anatomy(seed: int, patient: int, phase: str = "portal") -> an.Anatomy:
     hu["liver"] -= float(steatosis)
     hu.update(muscle=float(57 + 4 * n()), bone=float(170 + 35 * n()), pancreas=float(0.85 * hu["spleen"] + 4 * n()))
     one = an.Anatomy(hu=hu, contrast_left=an.LESION_CONTRAST[phase], **body)
-    one.lesions = draw_lesions(one, _rng(seed, patient, 3), patient % 2 == 1)
+    one.lesions = draw_lesions(one, _rng(seed, patient, 3), has_tumors(seed, patient, tumor_free))
     return one
 
 
+def has_tumors(seed: int, patient: int, tumor_free: float) -> bool:
+    """Whether a patient has tumors, by chance of 1 - tumor_free; of the patient alone, whoever else is made."""
+    return bool(_rng(seed, patient, 7).uniform() >= tumor_free)
+
+
+def draw_diameters(rng) -> np.ndarray:
+    """Diameters in mm of a patient's tumors, largest first: 1 to 12 of 5 to 90 mm, the median of all near 25 mm.
+
+    Tumors of one patient are more alike in size than those of two.
+    """
+    count = min(int(rng.geometric(0.3)), 12)
+    typical = rng.normal(np.log(25), 0.35)
+    sizes = np.clip(np.exp(rng.normal(typical, 0.5, count)), 5, 90)
+    sizes[0] = max(sizes[0], 20)  # one of them is seen at 64 pixels too
+    return np.sort(sizes)[::-1]
+
+
 def draw_lesions(one: an.Anatomy, rng, tumors: bool) -> list[an.Lesion]:
-    """Tumors (1 to 8, 4 to 60 mm) and cysts (0 to 2) at free places inside the liver."""
-    count = int(rng.choice(8, p=[0.17, 0.2, 0.2, 0.15, 0.1, 0.08, 0.05, 0.05])) + 1 if tumors else 0
+    """Tumors (see `draw_diameters`) and cysts (0 to 2, 6 to 24 mm) at free places inside the liver.
+
+    A lesion for which this liver has no place becomes smaller until it has one.
+    """
     cysts = int(rng.choice([0, 1, 2], p=[0.65, 0.25, 0.1]))
     places = rng.uniform((-150, -95, -90), (70, 85, 80), (4000, 3)).astype(np.float32)
     depth = -an.liver_shape(one, tuple(places.T))
     main = rng.choice(KINDS)  # the tumors of a patient are mostly of one kind
-    sizes = np.clip(np.exp(rng.normal(np.log(20), 0.6, count)), 4, 60)
-    if count:
-        sizes[0] = max(sizes[0], 24)  # one of them is seen at 64 pixels too
-    jobs = [(main if rng.uniform() < 0.75 else rng.choice(KINDS), d) for d in sorted(sizes, reverse=True)]
+    sizes = draw_diameters(rng) if tumors else ()
+    jobs = [(main if rng.uniform() < 0.75 else rng.choice(KINDS), d) for d in sizes]
     jobs += [("cyst", d) for d in rng.uniform(6, 24, cysts)]
     lesions: list[an.Lesion] = []
     for kind, diameter in jobs:
-        radius = diameter / 2
-        gap = np.full(len(places), np.inf)
+        gap = np.full(len(places), np.inf)  # mm to the nearest other lesion
         for other in lesions:
-            gap = np.minimum(gap, np.linalg.norm(places - other.centre, axis=1) - max(other.radii) - radius)
-        # At least half of the radius under the surface, and clear of the others.
-        free = np.flatnonzero((depth > min(0.5 * radius + 2, 20)) & (gap > 3))
-        if not len(free):
-            continue
+            gap = np.minimum(gap, np.linalg.norm(places - other.centre, axis=1) - max(other.radii))
+        # Clear of the others, and so deep that the liver's surface cuts off little.
+        while not len(free := np.flatnonzero((depth > 0.3 * diameter + 2) & (gap > 0.5 * diameter + 3))):
+            diameter *= 0.9
+        radius = diameter / 2
         place = places[rng.choice(free)]
         contrast = {
             "hypodense": -rng.uniform(36, 66),
@@ -144,6 +160,8 @@ def make_phantom(
     mr: bool = False,
     workers: int = 1,
     progress: bool = True,
+    twins: bool = False,
+    tumor_free: float = 0.1,
 ) -> Path:
     """Write synthetic patients as LiTS pairs with `volumes.csv`, `truth.csv` and `lesions.csv`; returns the folder.
 
@@ -151,7 +169,8 @@ def make_phantom(
     512), `slices` fixes their number (else 42 to 58 by patient), `phase` is none, arterial, portal or mixed, `workers` processes
     draw one patient each. The same call again makes nothing new.
     `mr`: each patient is looked at by an MR-like modality too, on the same grid: volume-Nmr, of modality MR.
-    Volumes: int16 HU, axes LPS, the field of view fits the body; labels 0, 1 liver, 2 tumor. Odd patients have tumors.
+    Volumes: int16 HU, axes LPS, the field of view fits the body; labels 0, 1 liver, 2 tumor. About the share
+    `tumor_free` of the patients has no tumor (each by its own draw).
     """
     import json
     import shutil
@@ -161,8 +180,10 @@ def make_phantom(
 
     out = Path(out)
     counts = {"train": patients, "judge": judge_patients, "test": test_patients}
-    _check(counts, size, slices, phase)
-    made_by = dict(phantom=VERSION, size=size, seed=seed, slices=slices, phase=phase, mr=mr, **counts)
+    _check(counts, size, slices, phase, tumor_free)
+    made_by = dict(
+        phantom=VERSION, size=size, seed=seed, slices=slices, phase=phase, mr=mr, tumor_free=tumor_free, **counts
+    )
     stamp = out / "phantom.json"
     if stamp.is_file() and json.loads(stamp.read_text()) == made_by:
         if progress:
@@ -176,7 +197,8 @@ def make_phantom(
     splits = [split for split, n in counts.items() for _ in range(n)]
     volumes, truth, lesions = [], [], []
     try:
-        jobs = [(draft.absolute(), seed, i, split, size, slices, phase, mr) for i, split in enumerate(splits, start=1)]
+        shared = (size, slices, phase, mr, tumor_free)
+        jobs = [(draft.absolute(), seed, i, split, *shared) for i, split in enumerate(splits, start=1)]
         if min(workers, len(jobs)) <= 1:
             made = (_write_patient(*job) for job in jobs)
         else:
@@ -203,7 +225,7 @@ VERSION = 6  # of the anatomy: raised when the same seed gives other patients
 LESION_COLUMNS = ["volume", "patient", "kind", "tumor", "x_mm", "y_mm", "z_mm", "diameter_mm", "hu", "irregular"]
 
 
-def _check(counts, size, slices, phase):
+def _check(counts, size, slices, phase, tumor_free):
     for split, n in counts.items():
         if n < 0:
             raise BadInput(f"{n} {split} patients: give a number of at least 0")
@@ -215,12 +237,14 @@ def _check(counts, size, slices, phase):
         raise BadInput(f"{slices} slices: choose from 8 to 400")
     if phase not in (*an.ENHANCEMENT, MIXED):
         raise BadInput(f"unknown contrast phase {phase!r}: choose from {', '.join((*an.ENHANCEMENT, MIXED))}")
+    if not 0 <= tumor_free <= 1:
+        raise BadInput(f"a share of {tumor_free} patients without tumors: choose from 0 to 1")
 
 
-def _write_patient(folder, seed, patient, split, size, slices, phase, mr):
+def _write_patient(folder, seed, patient, split, size, slices, phase, mr, tumor_free):
     """Draw, scan and save patient i; the rows for volumes.csv, truth.csv and lesions.csv."""
     phase = draw_phase(seed, patient, phase)
-    one = draw_anatomy(seed, patient, phase)
+    one = draw_anatomy(seed, patient, phase, tumor_free)
     look = draw_look(seed, patient, one)
     look.phase = phase
     if slices is not None:  # the same stretch of body, cut otherwise

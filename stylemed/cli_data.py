@@ -75,6 +75,10 @@ def prepare(
         float | None,
         typer.Option(help="Millimetres per pixel, about the middle. Default: the whole image.", show_default=False),
     ] = None,
+    frame: Annotated[
+        str,
+        typer.Option(help="What becomes the image: image (all of it) or body (a square around it, one for each case)."),
+    ] = "image",
     include: Annotated[
         str | None,
         typer.Option(
@@ -98,6 +102,7 @@ def prepare(
         resolution,
         window=window,
         mm=mm,
+        frame=frame,
         include=include,
         exclude=exclude,
         workers=workers,

@@ -5,7 +5,7 @@
 - a plain table: `volumes.csv`, or any CSV given instead of a folder, with the columns image and mask
 
 Beside the first two may lie a `volumes.csv` that says what the files cannot: patient, split, modality, phase, kernel, noise_hu,
-hu_min, hu_max, tumor_labels, spacing, orientation, one row per volume. Columns it does not know are ignored.
+hu_min, hu_max, tumor_labels, spacing, orientation, twin_of, one row per volume. Columns it does not know are ignored.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class Case:
     `tumor_known`: False where the labels do not tell tumor from liver; such a case is never tumor-free.
     `spacing_known`: whether the header's millimetres were measured; None where the table does not say.
     `orientation`: axis codes such as "LPS" that stand above the file's header, None to trust the header.
+    `twin_of`: name of the case that this one repeats without its tumors, None for a case of its own.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Case:
     tumor_known: bool = True
     spacing_known: bool | None = None
     orientation: str | None = None
+    twin_of: str | None = None
 
 
 def find_cases(source, include: str | None = None, exclude: str | None = None) -> list[Case]:
@@ -79,13 +81,17 @@ def find_layout(source, include: str | None = None, exclude: str | None = None) 
         layout, pairs = _found(source)
     by_name = {}
     for name, row in rows.items():
-        key = next((k for k in pairs if name in (k, k.removeprefix("volume-"), k.rpartition("_")[2])), None)
+        key = _named_by(name, pairs)
         if key is None:
             raise BadInput(
                 f"{listed} names volume {name}, but there is no {_file_name(layout, name)} in {source}; "
                 "remove the row or add the file"
             )
         by_name[key] = row
+    for key, row in by_name.items():
+        if "twin_of" in row:
+            row["twin_of"] = _original(row["twin_of"], key, by_name, pairs, listed)
+            row.setdefault("patient", by_name.get(row["twin_of"], {}).get("patient", row["twin_of"]))
     cases = [_case(name, *pairs[name], by_name.get(name, {}), listed) for name in sorted(pairs, key=_natural)]
     splits: dict[str, Case] = {}
     for case in cases:
@@ -97,6 +103,26 @@ def find_layout(source, include: str | None = None, exclude: str | None = None) 
                 "give all volumes of a patient the same split"
             )
     return layout, _chosen(cases, source, include, exclude)
+
+
+def _named_by(name: str, pairs) -> str | None:
+    """The pair that a table means by a number or name."""
+    return next((k for k in pairs if name in (k, k.removeprefix("volume-"), k.rpartition("_")[2])), None)
+
+
+def _original(name: str, twin: str, rows, pairs, table) -> str:
+    """The case that `twin` is a twin of."""
+    original = _named_by(re.sub(r"^volume-", "", NIFTI.sub("", name)), pairs)
+    number = twin.removeprefix("volume-")
+    if original is None:
+        raise BadInput(
+            f"{table}: volume {number} is the twin of {name}, which is not there; add its files or empty the cell twin_of"
+        )
+    if original == twin or "twin_of" in rows.get(original, {}):
+        raise BadInput(
+            f"{table}: volume {number} is the twin of {name}, which is a twin itself; name the volume with the tumors"
+        )
+    return original
 
 
 def relative(path: Path, source: Path) -> str:
@@ -266,4 +292,5 @@ def _case(name, volume, segmentation, row, table) -> Case:
         tumor_known=known != "unknown",
         spacing_known=None if spacing is None else spacing == "known",
         orientation=orientation,
+        twin_of=row.get("twin_of"),
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stylemed.data.body import body_square
 from stylemed.data.layouts import Case, find_layout, relative
 from stylemed.data.resample import Resampler
 from stylemed.data.store import COLUMNS, FORMAT, MORE_COLUMNS, VERSION, SliceStore
@@ -19,6 +20,7 @@ from stylemed.errors import BadInput
 
 DEFAULT_WINDOW = (-100.0, 250.0)
 AIR = -1000
+FRAMES = ("image", "body")
 WORTH_MB = 64  # of files for each process: it takes a second to start
 SHARES = {"judge": 0.15, "test": 0.15}  # of the patients of each stratum, where volumes.csv gives no split
 
@@ -41,6 +43,7 @@ def prepare(
     *,
     window: tuple[float, float] | None = None,
     mm: float | None = None,
+    frame: str = "image",
     include: str | None = None,
     exclude: str | None = None,
     workers: int = 2,
@@ -51,7 +54,7 @@ def prepare(
 
     `resolution`: side of the images, a power of two from 8 to 1024. `window` (lo, hi): default [-100, 250] HU cut down
     to what all inputs hold. `mm`: millimetres per pixel, about the middle of the image; default: the whole image, whatever
-    its size. `include`, `exclude`: glob patterns, separated by commas, for a case's name, patient or
+    its size. `frame`: "image", all of it, or "body", one square around the body for each case. `include`, `exclude`: glob patterns, separated by commas, for a case's name, patient or
     path below `source`.
     `seed` places patients in splits where volumes.csv does not. `workers`: processes, one case each.
     A case that cannot be used is left out and reported. The store appears complete or not at all; a run that was
@@ -63,13 +66,17 @@ def prepare(
         raise BadInput(f"the window [{window[0]:g}, {window[1]:g}] is empty; give the lower value first")
     if mm is not None and not 0.05 <= mm <= 50:
         raise BadInput(f"{mm:g} mm per pixel is no size for a body; choose between 0.05 and 50")
+    if frame not in FRAMES:
+        raise BadInput(f"the frame {frame!r} is not known; choose image or body")
+    if frame == "body" and mm is not None:
+        raise BadInput("a frame about the body has no size of pixel of its own; leave out --mm or --frame body")
     layout, cases = find_layout(source, include, exclude)
     report = PrepareReport(out)
     _say(report, f"{source}: {len(cases)} cases, layout: {layout}", progress)
     old = _old_store(out)
     known = {f["path"]: f for entry in old.get("inputs", []) for f in entry["files"]}
     inputs = {case.name: _input(case, source, known) for case in cases}
-    settings = dict(resolution=resolution, window=list(window) if window else None, seed=seed, mm=mm)
+    settings = dict(resolution=resolution, window=list(window) if window else None, seed=seed, mm=mm, frame=frame)
     digest = _digest(VERSION, settings, [_lasting(entry) for entry in inputs.values()])
     if old.get("digest") == digest and _complete(out):
         report.reused, report.left_out = True, old["left_out"]
@@ -84,13 +91,16 @@ def prepare(
         parts.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"{out} cannot be made ({error.strerror}); choose a folder you may write to") from None
-    done = _run(cases, inputs, parts, (resolution, mm), workers, report, progress)
+    done = _run(cases, inputs, parts, (resolution, mm, frame), workers, report, progress)
     _say_notes(done, report, progress)
     usable = [case for case in cases if case.name in done]
     if not usable:
         shutil.rmtree(parts, ignore_errors=True)
         first = next(iter(report.left_out.values()), "")
         raise BadInput(f"{source} holds no usable case among {len(cases)}; the first fails because {first}")
+    if frame == "body" and all(done[case.name]["frame"] == "image" for case in usable):
+        shutil.rmtree(parts, ignore_errors=True)
+        raise BadInput(f"no body was found in any of the {len(usable)} cases of {source}; leave out --frame body")
     try:
         windows = _windows(usable, window, report, progress)
     except BadInput:
@@ -193,6 +203,7 @@ def _input(case: Case, source: Path, known: dict) -> dict:
             "tumor_known",
             "spacing_known",
             "orientation",
+            "twin_of",
         )
     }
     return dict(case=case.name, files=files, **said)
@@ -247,7 +258,7 @@ def _part_in(folder_of_caller: str, *job):
     return _part(*job)
 
 
-def _part(case: Case, folder: Path, resolution: int, mm: float | None):
+def _part(case: Case, folder: Path, resolution: int, mm: float | None, frame: str):
     """One case -> its slices in `folder`; (name, record, None) or (name, None, the sentence why not)."""
     done = folder / "done.json"
     if done.is_file():
@@ -266,7 +277,10 @@ def _part(case: Case, folder: Path, resolution: int, mm: float | None):
                 ),
             )
         fill = AIR if case.hu_min is None else max(AIR, int(case.hu_min))
-        resample = Resampler(volume.hu.shape[1:], volume.spacing_mm[1:], resolution, mm)
+        square = body_square(volume) if frame == "body" else None
+        if frame == "body" and square is None:
+            volume.notes.append("no body was found: the whole image is kept")
+        resample = Resampler(volume.hu.shape[1:], volume.spacing_mm[1:], resolution, mm, square)
         folder.mkdir(parents=True, exist_ok=True)
         hu = np.empty((len(volume.z), resolution, resolution), np.int16)
         labels = np.empty(hu.shape, np.uint8)
@@ -274,8 +288,8 @@ def _part(case: Case, folder: Path, resolution: int, mm: float | None):
             hu[i], labels[i] = resample.hu(volume.hu[i], fill), resample.labels(volume.labels[i])
         seen = labels.any(axis=(1, 2))  # all of them, unless `mm` cuts some liver off
         if not seen.any():
-            frame = f"{resolution * mm:g} mm about its middle"
-            return case.name, None, f"{case.volume} has no liver within {frame}; raise --mm"
+            cut = f"{resolution * mm:g} mm about its middle"
+            return case.name, None, f"{case.volume} has no liver within {cut}; raise --mm"
         lost = int(((volume.labels == 2).any(axis=(1, 2)) & ~(labels == 2).any(axis=(1, 2))).sum())
         if not seen.all() or lost:
             volume.notes.append(f"{(~seen).sum()} slices have their liver, {lost} their tumor outside of the frame")
@@ -288,6 +302,8 @@ def _part(case: Case, folder: Path, resolution: int, mm: float | None):
             folder=folder.name,
             z=z.tolist(),
             mm=volume.spacing_mm[0],
+            mm_px=resample.mm_px,
+            frame="image" if square is None else "body",
             liver_px=(labels > 0).sum((1, 2)).tolist(),
             tumor_px=(labels == 2).sum((1, 2)).tolist(),
             notes=volume.notes,
@@ -372,6 +388,8 @@ def _assemble(folder, cases, done, parts, resolution, seed, report, progress) ->
                     int(case.tumor_known),
                     case.kernel or "",
                     "" if case.noise_hu is None else case.noise_hu,
+                    round(part["mm_px"], 4),
+                    case.twin_of or "",
                 )
             )
     pd.DataFrame(rows, columns=COLUMNS + MORE_COLUMNS).to_csv(folder / "slices.csv", index=False)

@@ -1,6 +1,7 @@
 """How a slice gets its R x R pixels.
 
-The whole image is kept, made square with air where it is not; or, at a given size of pixel, the square about its middle.
+The whole image is kept, made square with air where it is not; or, at a given size of pixel, the square about its middle; or
+any other square, with air where it reaches beyond the image.
 HU: mean over the area of each new pixel when shrinking, linear interpolation when growing, before any window.
 Labels: a pixel is liver where at least half of its area is liver or tumor, and tumor where tumor has at least half of
 that part. What a slice held is never lost: where no pixel reaches the half, the one with the largest share of tumor
@@ -15,10 +16,18 @@ import numpy as np
 class Resampler:
     """Brings slices [Y, X] of one grid to R x R by weights that are computed once."""
 
-    def __init__(self, shape, spacing_mm, resolution, mm=None):
+    def __init__(self, shape, spacing_mm, resolution, mm=None, square=None):
+        """shape [Y, X] and spacing_mm (y, x) of the slices; mm: of a new pixel; square: top, left and side in mm."""
         whole = max(n * size for n, size in zip(shape, spacing_mm, strict=True))  # a square that holds the image, mm
         side = whole if mm is None else resolution * mm
-        self.down, self.across = (_weights(n, mm, side, resolution) for n, mm in zip(shape, spacing_mm, strict=True))
+        starts = [(n - side / size) / 2 for n, size in zip(shape, spacing_mm, strict=True)]  # in pixels
+        if square is not None:
+            *corner, side = square
+            starts = [edge / size for edge, size in zip(corner, spacing_mm, strict=True)]
+        self.mm_px = side / resolution
+        self.down, self.across = (
+            _weights(n, size, side, resolution, start) for n, size, start in zip(shape, spacing_mm, starts, strict=True)
+        )
         self.same = all(_identity(weights) for weights in (self.down, self.across))
 
     def _mean(self, image) -> np.ndarray:
@@ -50,12 +59,11 @@ def _identity(weights) -> bool:
     return rows == columns == weights.nnz and bool((weights.diagonal() == 1).all())
 
 
-def _weights(n, mm, side, resolution):
+def _weights(n, mm, side, resolution, start):
     """Sparse [R, n]: mean over the area of a new pixel, or linear interpolation where new pixels are smaller."""
     from scipy import sparse
 
     pixel = side / resolution / mm  # size of a new pixel in old ones
-    start = (n - side / mm) / 2
     i = np.arange(n)
     if pixel >= 1:
         lo = start + np.arange(resolution)[:, None] * pixel

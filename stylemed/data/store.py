@@ -18,7 +18,7 @@ from stylemed.errors import BadInput
 
 FORMAT, VERSION = "stylemed slice store", 1
 COLUMNS = ["case", "patient", "split", "modality", "phase", "z", "z_mm", "liver_px", "tumor_px", "tumor_known"]
-MORE_COLUMNS = ["kernel", "noise_hu"]  # not in stores of before
+MORE_COLUMNS = ["kernel", "noise_hu", "mm_px", "twin_of"]  # not in stores of before
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,9 @@ class SliceStore:
         try:
             hu = np.load(path / "hu.npy", mmap_mode="r")
             labels = np.load(path / "labels.npy", mmap_mode="r")
-            slices = pd.read_csv(path / "slices.csv", dtype={"case": str, "patient": str}, keep_default_na=False)
+            slices = pd.read_csv(
+                path / "slices.csv", dtype={"case": str, "patient": str, "twin_of": str}, keep_default_na=False
+            )
             shape = (len(slices), info["resolution"], info["resolution"])
             whole = hu.shape == labels.shape == shape and (hu.dtype, labels.dtype) == (np.int16, np.uint8)
             whole = whole and set(COLUMNS) <= set(slices.columns) and bool(info["windows"]) and "digest" in info
@@ -85,17 +87,25 @@ class SliceStore:
             whole = False
         if not whole:
             raise BadInput(f"{path} is damaged (its files do not fit together); {cure}")
+        if "twin_of" not in slices:
+            slices["twin_of"] = ""
         return cls(path, info, hu, labels, slices)
 
     def __len__(self) -> int:
         return len(self.slices)
 
-    def select(self, split=None, tumor=None, modality=None) -> np.ndarray:
-        """Row numbers. `tumor` True: known to hold tumor, False: known to hold none, None: all, unknown ones too."""
+    def select(self, split=None, tumor=None, modality=None, twins: bool | str = False) -> np.ndarray:
+        """Row numbers. `tumor` True: known to hold tumor, False: known to hold none, None: all, unknown ones too.
+
+        `twins`: False leaves them out, True takes them in, "only" takes nothing else.
+        """
         t = self.slices
         if split is not None and split not in SPLITS:
             raise BadInput(f"unknown split {split!r}; choose train, judge or test")
-        mask = np.ones(len(t), bool)
+        if twins not in (False, True, "only"):
+            raise BadInput(f"unknown choice of twins {twins!r}; choose False, True or 'only'")
+        twin = (t["twin_of"] != "").to_numpy()
+        mask = np.ones(len(t), bool) if twins is True else twin if twins == "only" else ~twin
         if split is not None:
             mask &= (t["split"] == split).to_numpy()
         if modality is not None:
@@ -103,6 +113,14 @@ class SliceStore:
         if tumor is not None:
             mask &= ((t["tumor_known"] == 1) & ((t["tumor_px"] > 0) == bool(tumor))).to_numpy()
         return np.flatnonzero(mask)
+
+    def twin_rows(self, rows) -> np.ndarray:
+        """For each row the row of its twin: the slice at the same z of the case that is a twin of its case; -1 where none is."""
+        t = self.slices
+        twins = self.select(twins="only")
+        at = dict(zip(zip(t["twin_of"].iloc[twins], t["z"].iloc[twins], strict=True), twins, strict=True))
+        asked = t.iloc[np.atleast_1d(np.asarray(rows, dtype=np.int64))]
+        return np.array([at.get(key, -1) for key in zip(asked["case"], asked["z"], strict=True)], dtype=np.int64)
 
     def images(self, rows) -> np.ndarray:
         """Rows -> float32 [n, 1, R, R] in [-1, 1], each through the window of its modality."""

@@ -203,6 +203,23 @@ def train_judge_command(
         print(cross_validate(SliceStore.open(store), run, folds, **settings).round(3).to_string(index=False))
 
 
+@train.command("labeller")
+def train_labeller_command(
+    store: Annotated[Path, typer.Option(help="Slice store; only its split train is read.")],
+    run: Annotated[Path, typer.Option(help="Run folder; made if needed, gone on with if it is there.")],
+    kimg: Annotated[float, typer.Option(help="Slices to show in all, in thousands.")] = 60.0,
+    max_minutes: Minutes = None,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Train the labeller: a reader of slices that may take part in generating them, and does not measure."""
+    from stylemed.data.store import SliceStore
+    from stylemed.evaluation.judge_training import train_labeller
+
+    done = train_labeller(SliceStore.open(store), run, kimg=kimg, max_minutes=max_minutes, seed=seed, device=device)
+    _trained(done)
+
+
 def _trained(run) -> None:
     log, samples = run.log(), run.samples()
     seen = f"{log['kimg'].iloc[-1]:.2f} thousand images" if len(log) else "no image yet"
@@ -212,14 +229,23 @@ def _trained(run) -> None:
 @app.command()
 def judge(
     store: Annotated[Path, typer.Argument(help="Slice store.")],
-    judge: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of the judge.")],
-    split: Annotated[str, typer.Option(help="Split to measure the judge's own errors on.")] = "test",
+    judge: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Run folder or .safetensors of the judge.", show_default=False)
+    ] = None,
+    labeller: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Instead: of a labeller, to measure it.", show_default=False)
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split to measure its own errors on.")] = "test",
+    seen: Annotated[bool, typer.Option("--seen", help="Ask even about patients it has learned from.")] = False,
 ) -> None:
-    """Say how wrong the judge is, factor by factor, on patients it has never seen."""
+    """Say how wrong the judge (or a labeller) is, factor by factor, on patients it has never seen."""
     from stylemed.data.store import SliceStore
-    from stylemed.evaluation.judge import Judge, errors
+    from stylemed.evaluation.judge import Judge, Labeller, errors
 
-    table = errors(Judge.load(judge), SliceStore.open(store), split)
+    if (judge is None) == (labeller is None):
+        raise BadInput("stylemed judge needs --judge RUN or --labeller RUN, one of them.")
+    reader = Labeller.load(labeller) if judge is None else Judge.load(judge)
+    table = errors(reader, SliceStore.open(store), split, seen=seen)
     print(table.round(3).to_string(index=False))
 
 

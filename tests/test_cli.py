@@ -20,6 +20,7 @@ COMMANDS = [
     ["train", "gan"],
     ["train", "encoder"],
     ["train", "judge"],
+    ["train", "labeller"],
     ["judge"],
     ["encode"],
     ["sample"],

@@ -9,6 +9,7 @@ import pytest
 
 ORDER = [
     "errors",
+    "provenance",
     "data",
     "phantom",
     "networks",

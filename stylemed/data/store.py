@@ -8,13 +8,14 @@ reading.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from stylemed.data.layouts import SPLITS
 from stylemed.errors import BadInput
+from stylemed.provenance import Provenance, short_hash
 
 FORMAT, VERSION = "stylemed slice store", 1
 COLUMNS = ["case", "patient", "split", "modality", "phase", "z", "z_mm", "liver_px", "tumor_px", "tumor_known"]
@@ -122,6 +123,42 @@ class SliceStore:
         asked = t.iloc[np.atleast_1d(np.asarray(rows, dtype=np.int64))]
         return np.array([at.get(key, -1) for key in zip(asked["case"], asked["z"], strict=True)], dtype=np.int64)
 
+    @property
+    def provenance(self) -> Provenance:
+        """Where the store comes from, with all its patients."""
+        settings = self.info.get("settings", {})
+        frame, mm = settings.get("frame", "image"), settings.get("mm")
+        return Provenance(
+            kind="store",
+            format=self.info["version"],
+            windows={name: [window.lo, window.hi] for name, window in self.windows.items()},
+            frame=frame if mm is None else f"{frame}, {mm:g} mm a pixel",
+            resolution=self.resolution,
+            store=self.digest,
+            patients=self._patients(range(len(self))),
+            seed=settings.get("seed"),
+        )
+
+    def learned_from(self, rows, split: str | None = None, shown=None) -> Provenance:
+        """Provenance of something that learns from `rows`, of the given split.
+
+        shown: the rows as often as they are shown, for the share of those with tumor; None: each once.
+        """
+        told = self.slices.iloc[rows if shown is None else shown]
+        tumor = told["tumor_px"][told["tumor_known"] == 1] > 0
+        prevalence = round(float(tumor.mean()), 4) if len(tumor) else None
+        return replace(
+            self.provenance, kind=None, patients=self._patients(rows), split=split, seed=None, prevalence=prevalence
+        )
+
+    def _patients(self, rows) -> dict[str, list[str]]:
+        """{patient: short hashes of the files of all its cases} of the patients in `rows`."""
+        files = {entry["case"]: [f["sha256"] for f in entry["files"]] for entry in self.info.get("inputs", [])}
+        wanted = sorted(set(self.slices["patient"].to_numpy()[rows]))
+        cases = self.slices.drop_duplicates("case").groupby("patient")["case"]
+        hashes = {name: [sha for case in mine for sha in files.get(case, [])] for name, mine in cases}
+        return {name: sorted({short_hash(sha) for sha in hashes[name] if sha != "missing"}) for name in wanted}
+
     def images(self, rows) -> np.ndarray:
         """Rows -> float32 [n, 1, R, R] in [-1, 1], each through the window of its modality."""
         rows = np.atleast_1d(np.asarray(rows, dtype=np.int64))
@@ -169,7 +206,8 @@ class SliceDataset:
         self.resolution = store.resolution
         # What travels with weights trained on these slices.
         windows = {name: {"lo": window.lo, "hi": window.hi} for name, window in store.windows.items()}
-        self.metadata = {"windows": windows, "store": store.digest, "split": split}
+        provenance = store.learned_from(self.rows, split).to_dict()
+        self.metadata = {"windows": windows, "store": store.digest, "split": split, "provenance": provenance}
         if not len(self.rows):
             raise BadInput(
                 f"{store.path} holds no slice of split {split or 'any'} with {select or 'any label'}; "

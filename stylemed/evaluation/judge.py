@@ -1,13 +1,14 @@
-"""The judge: an independent reader of slices, trained on `judge` patients only.
+"""Two readers of slices: the judge, trained on `judge` patients only, and the labeller, trained on `train` patients.
 
-It measures what generator, encoder and directions do, and has no part in making any of them. One network (MONAI's U-Net) outlines
-body, liver and tumor; from its features small heads tell modality, contrast phase, kernel, noise and height, and whether a
-tumor is present. The threshold of "present" is fixed on judge patients that its training did not see.
+The judge measures what generator, encoder and directions do, and has no part in making any of them. The labeller may take part
+(it labels generated images, say), and measures nothing. Both are one network (MONAI's U-Net) that outlines body, liver and tumor;
+from its features small heads tell modality, contrast phase, kernel, noise and height, and whether a tumor is present. The threshold
+of "present" is fixed on patients of the same split that the training did not see.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from stylemed.errors import BadInput
 from stylemed.latent.direction import draw_patients, patient_auc
 from stylemed.phantom.anatomy import ENHANCEMENT
+from stylemed.provenance import Provenance
 from stylemed.training.run import export, load_network
 
 CLASSES = ("air", "body", "liver", "tumor")
@@ -27,6 +29,7 @@ HEADS = {"present": 1, "modality": 1, "phase": 3, "kernel": 1, "noise": 1, "heig
 NOISE_HU = 30.0  # unit of the noise head
 CENTRES, HALF_WIDTH = (-0.6, -0.3, 0.0, 0.3, 0.6), 0.3  # of the narrow windows, where images are in [-1, 1]
 LEAST_ACROSS = 3.0  # pixels: smaller tumors are counted apart
+SIZES = ((3, 5), (5, 8), (8, np.inf))  # pixels across: [from, to) of the largest tumor of a slice
 BATCH = 32
 
 
@@ -76,7 +79,7 @@ def _largest(x: Tensor) -> Tensor:
 
 @dataclass
 class Findings:
-    """What the judge sees in N slices.
+    """What a reader sees in N slices.
 
     `masks` uint8 [N, R, R] of CLASSES; `table`, a row each: tumor_score (logit), tumor (0/1 at the threshold), tumor_px, liver_px,
     tumor_x, tumor_y (centre of the tumor's probability, in shares of the image side, NaN without tumor), modality_mr, phase,
@@ -87,18 +90,31 @@ class Findings:
     table: pd.DataFrame
 
 
-class Judge:
-    """A trained network with its threshold. `load` reads one, `findings` asks it."""
+class Reader:
+    """A trained network with its threshold: a `Judge` or a `Labeller`. `load` reads one, `findings` asks it."""
+
+    kind: str  # also the name of its file in the run folder
+    split: str  # that it learns from
 
     def __init__(self, network: JudgeNetwork, threshold: float, metadata: dict | None = None):
         self.network, self.threshold, self.metadata = network.eval().requires_grad_(False), threshold, metadata or {}
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where it comes from; its patients are those it learned from."""
+        if "provenance" in self.metadata:
+            return Provenance.from_dict(self.metadata["provenance"])
+        names = {name: [] for name in self.metadata.get("patients", [])}  # a file of before
+        return Provenance(kind=self.kind, store=self.metadata.get("store"), patients=names)
 
     @torch.no_grad()
     def findings(self, images) -> Findings:
         """images [N, 1, R, R] in [-1, 1], R a multiple of 16."""
         images = torch.as_tensor(images, dtype=torch.float32)
         if images.ndim != 4 or images.shape[1] != 1 or images.shape[-1] % 16:
-            raise BadInput(f"The judge reads images [N, 1, R, R] with R a multiple of 16, not {tuple(images.shape)}.")
+            raise BadInput(
+                f"The {self.kind} reads images [N, 1, R, R] with R a multiple of 16, not {tuple(images.shape)}."
+            )
         masks, rows = [], []
         for part in images.clamp(-1, 1).split(BATCH):
             logits, heads = self.network(part.to(self.network.unet.final_conv.weight.device))
@@ -133,14 +149,30 @@ class Judge:
 
     def save(self, path: Path) -> Path:
         """Write one safetensors file."""
-        export(path, self.network, {**self.metadata, "threshold": self.threshold})
+        provenance = replace(self.provenance, kind=self.kind).to_dict()
+        export(path, self.network, {**self.metadata, "threshold": self.threshold, "provenance": provenance})
         return path
 
     @classmethod
-    def load(cls, path: str | Path) -> Judge:
-        """The judge of a run folder or .safetensors file; BadInput for anything else."""
-        network, metadata = load_network(path, "judge", JudgeNetwork)
+    def load(cls, path: str | Path):
+        """That of a run folder or .safetensors file; BadInput for anything else, the other kind of reader included."""
+        network, metadata = load_network(path, cls.kind, JudgeNetwork)
+        found = network.provenance.kind or Judge.kind  # before there were labellers, all were judges
+        if found != cls.kind:
+            raise BadInput(f"{path}: holds a {found}, not a {cls.kind}; train one with stylemed train {cls.kind}.")
         return cls(network, metadata["threshold"], metadata)
+
+
+class Judge(Reader):
+    """The reader that only measures, trained on `judge` patients."""
+
+    kind, split = "judge", "judge"
+
+
+class Labeller(Reader):
+    """The reader that may take part in making things, trained on `train` patients."""
+
+    kind, split = "labeller", "train"
 
 
 # -- what is true of a store's slices
@@ -192,20 +224,34 @@ def _column(table, name):
 # -- how wrong it is
 
 
-def errors(judge: Judge, store, split: str = "test", seed: int = 0, draws: int = 1000) -> pd.DataFrame:
-    """The judge's own errors on a split: `error_table` of what it finds there."""
+def errors(
+    reader: Reader, store, split: str = "test", seed: int = 0, draws: int = 1000, *, seen: bool = False
+) -> pd.DataFrame:
+    """The reader's own errors on a split: `error_table` of what it finds there.
+
+    BadInput where it has learned from some of these patients; with seen=True they are asked about all the same, and a column
+    `seen` says how many they are.
+    """
     rows = store.select(split)
     if not len(rows):
-        raise BadInput(f"{store.path} has no slice of the split {split} to measure the judge on.")
-    return error_table(judge.findings(store.images(rows)), store, rows, seed=seed, draws=draws)
+        raise BadInput(f"{store.path} has no slice of the split {split} to measure the {reader.kind} on.")
+    known = reader.provenance.shared_patients(store.learned_from(rows, split))
+    if known and not seen:
+        some = ", ".join(known[:3]) + (f" and {len(known) - 3} more" if len(known) > 3 else "")
+        raise BadInput(
+            f"The {reader.kind} has learned from {some} of {store.path}, so what it finds there says nothing about new patients; "
+            "choose another split or store, or ask for it with --seen (seen=True)."
+        )
+    table = error_table(reader.findings(store.images(rows)), store, rows, seed=seed, draws=draws)
+    return table.assign(seen=len(known)) if seen else table
 
 
 def error_table(found: Findings, store, rows, folds=None, *, seed: int = 0, draws: int = 1000) -> pd.DataFrame:
     """What was found in `rows` against what is true: a row per factor with value, 95 % interval (bootstrap over patients), n.
 
-    Tumors of at least 3 pixels across count for AUC and sensitivity; smaller ones have a sensitivity of their own. The AUC is given
-    for each modality and phase too, where there are several. folds [n]: which judge answered; scores of different judges are not
-    compared.
+    Tumors of at least 3 pixels across count for AUC and sensitivity; each of SIZES has a sensitivity too, and so have smaller ones.
+    The AUC is given for each modality and phase too, where there are several. folds [n]: which judge answered; scores of different
+    judges are not compared.
     """
     table, true, patients = found.table, truth(store, rows), store.slices["patient"].to_numpy()[rows]
     labels = np.asarray(store.labels[rows])
@@ -227,10 +273,13 @@ def error_table(found: Findings, store, rows, folds=None, *, seed: int = 0, draw
             out.append((name, value, low, high, int(where.sum()), len(set(patients[where]))))
 
     add("tumor, sensitivity", table["tumor"], large)
+    for low, high in SIZES:
+        size = f"{low} to {high} pixels" if np.isfinite(high) else f"{low} pixels or more"
+        add(f"tumor of {size}, sensitivity", table["tumor"], large & true["tumor_across"].between(low, high, "left"))
     add("tumor under 3 pixels, sensitivity", table["tumor"], small)
     add("no tumor, specificity", 1 - table["tumor"], none)
-    add("tumor, Dice", _dice(found.masks == 3, labels == 2), large)
-    add("liver, Dice", _dice(found.masks >= 2, labels > 0), np.ones(len(rows), bool))
+    add("tumor, Dice", dice(found.masks == 3, labels == 2), large)
+    add("liver, Dice", dice(found.masks >= 2, labels > 0), np.ones(len(rows), bool))
     add("tumor area, error in pixels", (table["tumor_px"] - true["tumor_px"]).abs(), large)
     add(
         "liver area, error in %",
@@ -247,7 +296,7 @@ def error_table(found: Findings, store, rows, folds=None, *, seed: int = 0, draw
     return pd.DataFrame(out, columns=["what", "value", "low", "high", "slices", "patients"])
 
 
-def _dice(found: np.ndarray, true: np.ndarray) -> np.ndarray:
+def dice(found: np.ndarray, true: np.ndarray) -> np.ndarray:
     """Dice of each slice; NaN where neither has a pixel."""
     total = found.sum(axis=(1, 2)) + true.sum(axis=(1, 2))
     return np.where(total > 0, 2 * (found & true).sum(axis=(1, 2)) / np.maximum(total, 1), np.nan)

@@ -1,4 +1,7 @@
-"""Training the judge on the `judge` patients of a store, and fixing its threshold on some of them that it did not train on."""
+"""Training a reader: the judge on the `judge` patients of a store, the labeller on `train`.
+
+Its threshold is fixed on some of them, held back from the training.
+"""
 
 from __future__ import annotations
 
@@ -22,26 +25,30 @@ from stylemed.evaluation.judge import (
     Findings,
     Judge,
     JudgeNetwork,
+    Labeller,
+    Reader,
+    dice,
     error_table,
     truth,
 )
 from stylemed.training import augment
 from stylemed.training.distributed import own_device, refuse_team
 from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, random_stream
-from stylemed.training.run import Run
+from stylemed.training.run import Run, write_safely
 from stylemed.training.schedule import ema_beta
 
 BODY_HU, BODY_SIGNAL = -300, 80  # CT: above is body; MR: of a signal up to 1000
+FAT_HU = -50  # CT: fat lies below
 SEEN_AT = 64  # pixels: the U-Net's own resolution, at most
 MOST_TIMES = 6  # that a slice with a tumor is shown while another is shown once
 # Little of brightness and contrast: HU tell a cyst from a tumor, and a phase from another.
 VARIED = augment.Ranges(brightness=0.02, contrast=0.03)
-HELD = 0.2  # of the judge patients: they fix the threshold
+HELD = 0.2  # of the patients: they fix the threshold
 
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """One training of the judge."""
+    """One training of a judge or a labeller."""
 
     width: int = 16
     batch: int = 16
@@ -56,16 +63,25 @@ class JudgeConfig:
 
 
 class JudgeTrainer:
-    """The network, its average, and one step. rows: of the store, to learn from; None takes those of the split judge."""
+    """The network, its average, and one step. rows: of the store, to learn from; None takes those of the reader's split."""
 
-    def __init__(self, store, config: JudgeConfig, seed: int, device: str | torch.device = "cpu", rows=None):
+    def __init__(
+        self,
+        store,
+        config: JudgeConfig,
+        seed: int,
+        device: str | torch.device = "cpu",
+        rows=None,
+        reader: type[Reader] = Judge,
+    ):
         self.store, self.config, self.seed, self.device = store, config, seed, torch.device(device)
-        rows = store.select("judge") if rows is None else np.asarray(rows)
+        self.reader, self.split = reader, reader.split if rows is None else None
+        rows = store.select(reader.split) if rows is None else np.asarray(rows)
         table = store.slices.iloc[rows]
         if table["patient"].nunique() < 3:
             raise BadInput(
-                f"{store.path} has {table['patient'].nunique()} patients for a judge to learn from, which needs at least 3; "
-                "give more of them the split judge."
+                f"{store.path} has {table['patient'].nunique()} patients for a {reader.kind} to learn from, which needs "
+                f"at least 3; give more of them the split {reader.split}."
             )
         strata = list(_strata(table, seed).values())
         held = [name for names in strata for name in names[: _held_back(len(names))]] or strata[0][:1]
@@ -97,6 +113,7 @@ class JudgeTrainer:
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=config.learning_rate, weight_decay=1e-3)
         self.guard = GradientGuard()
         self.nimg, self.seconds_reading, self.resolution = 0, 0.0, store.resolution
+        self.curve: list[dict[str, float]] = []  # a row per snapshot, see `_reached`
 
     def step(self) -> dict[str, float]:
         n, config = self.config.batch, self.config
@@ -138,27 +155,26 @@ class JudgeTrainer:
 
     def state_dict(self) -> dict:
         networks = {name: getattr(self, name).state_dict() for name in ("network", "averaged", "optimizer")}
-        return networks | {"counters": [self.nimg, self.guard.skipped]}
+        return networks | {"counters": [self.nimg, self.guard.skipped], "curve": self.curve}
 
     def load_state_dict(self, state: dict) -> None:
         self.nimg, self.guard.skipped = state["counters"]
+        self.curve = list(state.get("curve", []))
         for name in ("network", "averaged", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
 
     def snapshot(self, run: Run) -> None:
-        """Fix the threshold on the patients held back, and write judge.safetensors and a picture of some outlines."""
-        judge = Judge(self.averaged, 0.0)
-        found = judge.findings(self.store.images(self.held))
-        present = _present(truth(self.store, self.held)).to_numpy()
-        judge.threshold = best_threshold(found.table["tumor_score"].to_numpy(), present)
-        judge.metadata = {
-            "store": self.store.digest,
-            "resolution": self.resolution,
-            "nimg": self.nimg,
-            "seed": self.seed,
-            "patients": sorted(set(self.store.slices["patient"].to_numpy()[np.concatenate([self.rows, self.held])])),
-        }
-        judge.save(run.path / "judge.safetensors")
+        """Fix the threshold on the patients held back; write the weights, curve.csv and a picture of some outlines."""
+        rows = np.concatenate([self.rows, self.held])
+        made = self.store.learned_from(rows, self.split, shown=self.rows[self.order])
+        metadata = {"store": self.store.digest, "resolution": self.resolution, "nimg": self.nimg, "seed": self.seed}
+        reader = self.reader(self.averaged, 0.0, {**metadata, "provenance": made.to_dict()})
+        found, true = reader.findings(self.store.images(self.held)), truth(self.store, self.held)
+        reader.threshold = best_threshold(found.table["tumor_score"].to_numpy(), _present(true).to_numpy())
+        reader.save(run.path / f"{reader.kind}.safetensors")
+        liver = dice(found.masks >= 2, np.asarray(self.store.labels[self.held]) > 0)
+        self.curve.append({"kimg": self.nimg / 1000, **_reached(found, true, reader.threshold, liver)})
+        write_safely(run.path / "curve.csv", pd.DataFrame(self.curve).to_csv(index=False).encode())
         some = np.linspace(0, len(self.held) - 1, BATCH // 2).astype(int)
         images = torch.from_numpy(self.store.images(self.held[some]))
         outlined = torch.from_numpy(found.masks[some].astype(np.float32))[:, None] / 1.5 - 1
@@ -166,6 +182,21 @@ class JudgeTrainer:
             torch.cat([part for pair in zip(images.split(8), outlined.split(8), strict=True) for part in pair]),
             self.nimg,
         )
+
+
+def _reached(found: Findings, true: pd.DataFrame, threshold: float, liver: np.ndarray) -> dict[str, float]:
+    """How well it reads the patients held back, NaN where that cannot be asked: AUC for tumors of at least 3 pixels across, of all
+    and of portal CT alone, sensitivity for them at the threshold that was fixed on them, and Dice of the liver."""
+    from sklearn.metrics import roc_auc_score
+
+    score, present = found.table["tumor_score"].to_numpy(), _present(true).to_numpy()
+    row = {}
+    for name, use in (("auc", np.full(len(true), True)), ("auc_portal", (true["phase"] == "portal").to_numpy())):
+        use = use & np.isfinite(present)
+        row[name] = float(roc_auc_score(present[use], score[use])) if len(set(present[use])) == 2 else float("nan")
+    large = present == 1
+    row["sensitivity"] = float((score[large] > threshold).mean()) if large.any() else float("nan")
+    return row | {"liver_dice": float(np.nanmean(liver))}
 
 
 def _present(true: pd.DataFrame) -> pd.Series:
@@ -187,7 +218,7 @@ def _held_back(patients: int) -> int:
 
 
 def _asked(config: JudgeConfig | None, kimg: float | None) -> JudgeConfig:
-    refuse_team("The judge")
+    refuse_team("A judge or labeller")
     config = config or JudgeConfig()
     return config if kimg is None else replace(config, kimg=kimg)
 
@@ -209,6 +240,23 @@ def train_judge(
     """
     config = _asked(config, kimg)
     return _train(JudgeTrainer(store, config, seed, own_device(device)), Run(run), {}, max_minutes, progress)
+
+
+def train_labeller(
+    store,
+    run: str | Path,
+    *,
+    kimg: float | None = None,
+    max_minutes: float | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    config: JudgeConfig | None = None,
+    device: str | None = None,
+) -> Run:
+    """Train a labeller: as `train_judge`, on the split `train`."""
+    config = _asked(config, kimg)
+    trainer = JudgeTrainer(store, config, seed, own_device(device), reader=Labeller)
+    return _train(trainer, Run(run), {}, max_minutes, progress)
 
 
 def cross_validate(
@@ -254,7 +302,7 @@ def cross_validate(
 
 def _train(trainer: JudgeTrainer, run: Run, more: dict, max_minutes: float | None, progress: bool) -> Run:
     config = trainer.config
-    asked = {"kind": "judge", "seed": trainer.seed, "store": trainer.store.digest, **asdict(config), **more}
+    asked = {"kind": trainer.reader.kind, "seed": trainer.seed, "store": trainer.store.digest, **asdict(config), **more}
     return drive(
         trainer,
         run,
@@ -298,15 +346,19 @@ def _classes(store, rows) -> np.ndarray:
 
 
 def _body_known(store, rows) -> np.ndarray:
-    """Whether fat can be told from air: not where intensities were cut off above it."""
-    low = {entry["case"]: entry.get("hu_min") for entry in store.info["inputs"]}
+    """Whether body can be told from air [n]: not where CT was cut off above fat, in the store (said or not) or by its window."""
+    said = {entry["case"]: entry.get("hu_min") for entry in store.info["inputs"]}
     table = store.slices.iloc[rows]
-    return np.array(
-        [
-            m == "MR" or low.get(c) is None or low[c] < BODY_HU
-            for c, m in zip(table["case"], table["modality"], strict=True)
-        ]
-    )
+    known = {}
+    for case, part in table.groupby("case"):
+        modality = part["modality"].iloc[0]
+        low = said.get(case)
+        known[case] = modality == "MR" or (
+            (low is None or low < BODY_HU)
+            and store.windows[modality].lo < FAT_HU
+            and np.asarray(store.hu[part.index]).min() < BODY_HU
+        )
+    return np.array([known[case] for case in table["case"]], bool)
 
 
 def _tensor(column) -> Tensor:

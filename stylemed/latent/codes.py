@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
+from stylemed import __version__
 from stylemed.errors import BadInput
+from stylemed.provenance import Provenance
+from stylemed.training.run import digest_of_weights
 
 FORMAT = "1"
 COLUMNS = ["row", "case", "patient", "split", "modality", "phase", "z", "z_mm"]
@@ -32,7 +34,7 @@ class Codes:
         table: one row per slice: row (its number in the store), case, patient, split, modality, phase, z, z_mm,
             liver_px, tumor_px, tumor_known (0/1), body_px (pixels above -300 HU).
         w_plus: float32 [N, L, latent], one style per layer.
-        info: where they come from: resolution, window, digests of store and encoder.
+        info: where they come from: resolution, window, digests of store and encoder, and the whole provenance.
     """
 
     table: pd.DataFrame
@@ -55,6 +57,11 @@ class Codes:
     def w(self) -> np.ndarray:
         """Mean over the layers, float32 [N, latent]: the point in W nearest to each w+."""
         return self.w_plus.mean(axis=1)
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where they come from; its patients are those that were encoded."""
+        return Provenance.from_dict(self.info.get("provenance"))
 
     def select(self, mask) -> Codes:
         """The codes at a boolean mask [N] or at integer positions."""
@@ -126,22 +133,25 @@ def encode_store(store, encoder, *, split: str | None = None, batch: int = 32, p
     table = store.slices.iloc[rows].copy()
     table["row"] = rows
     table["body_px"] = [int((np.asarray(store.hu[row]) > AIR_HU).sum()) for row in rows]
+    digest = digest_of_weights(encoder.state_dict())
+    its = getattr(encoder, "provenance", Provenance())
+    behind = its.made_from if its.digest == digest else {}  # not where it was trained on since it was loaded
+    made = replace(
+        store.learned_from(rows, split),
+        kind="codes",
+        format=int(FORMAT),
+        made_from={**behind, "encoder": digest},
+        prevalence=None,
+        version=__version__,
+    )
     info = {
         "resolution": int(store.resolution),
         "store": str(store.digest),
-        "encoder": weights_digest(encoder),
+        "encoder": digest,
         "window": [float(store.window.lo), float(store.window.hi)],
+        "provenance": made.to_dict(),
     }
     return Codes(table[[name for name in COLUMNS if name in table]], np.concatenate(parts), info)
-
-
-def weights_digest(module: torch.nn.Module) -> str:
-    """Short sha256 of all weights and buffers, with their names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def write_tensors(path: Path | str, kind: str, tensors: dict, metadata: dict[str, str]) -> Path:

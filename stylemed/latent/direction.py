@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from stylemed.errors import BadInput
 from stylemed.latent.codes import Codes, read_tensors, write_tensors
 from stylemed.latent.mixing import layers_of, synthesize
+from stylemed.provenance import Provenance
 
 COMPONENTS = (8, 32, 128)  # principal components the classifier may see: few patients, many latent axes
 STRENGTHS = tuple(10.0 ** np.arange(-3.0, 2.0))  # C of the logistic regression: small = strong shrinkage
@@ -39,7 +40,7 @@ class Direction:
             patients_with, patients_without, slices, slices_with.
         test: the same numbers on the held-out test patients, or None where there are none with both classes.
         chosen: components and C that cross-validation inside the training patients chose.
-        info: digests of store and encoder, copied from the codes.
+        info: digests of store and encoder, copied from the codes, and the provenance with the patients it was found on.
     """
 
     vector: np.ndarray
@@ -58,6 +59,11 @@ class Direction:
         """Signed distance to the decision boundary in steps, [...], of codes [..., L, latent]; > 0 is "with"."""
         w = _mean_style(np.asarray(w_plus, dtype=np.float64), self.layers)
         return (w @ self.vector.astype(np.float64) - self.offset) / self.step
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where it comes from; its patients are those it was found on."""
+        return Provenance.from_dict(self.info.get("provenance"))
 
     def save(self, path: Path | str) -> Path:
         """Write one .safetensors file: the vector, and everything else as JSON in its metadata."""
@@ -138,7 +144,7 @@ def find_direction(
         split=split,
         cv=_summary(scores, y, patients, held_out, seed) | {"folds": folds},
         chosen=chosen,
-        info=dict(codes.info),
+        info=_found_on(codes, patients, split, seed),
     )
     if split != "test":
         direction.test = _held_out(codes, direction, set(patients), seed)
@@ -161,8 +167,16 @@ def random_direction(codes: Codes, like: Direction, seed: int = 0) -> Direction:
         label="random",
         layers=like.layers,
         split=like.split,
-        info=dict(codes.info),
+        info=_found_on(codes, inside.table["patient"], like.split, seed),
     )
+
+
+def _found_on(codes: Codes, patients, split: str | None, seed: int) -> dict:
+    """The info of a direction that was found on some patients of these codes."""
+    all_of_them = codes.provenance.patients
+    known = {name: all_of_them.get(name, []) for name in sorted(set(map(str, patients)))}
+    made = replace(codes.provenance, kind="direction", patients=known, split=split, seed=seed)
+    return {**codes.info, "provenance": made.to_dict()}
 
 
 def walk(w_plus, direction: Direction, steps, layers=None) -> torch.Tensor:

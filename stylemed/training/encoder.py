@@ -15,7 +15,7 @@ from stylemed.errors import BadInput
 from stylemed.networks import Encoder
 from stylemed.training.distributed import own_device, refuse_team
 from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, random_stream
-from stylemed.training.run import Run, export, load_generator
+from stylemed.training.run import Run, digest_of_weights, export, load_generator, settings_of
 from stylemed.training.schedule import ema_beta
 
 GRID = 16  # pairs in a sample grid
@@ -268,10 +268,12 @@ def train_encoder(
         )
     config = preset if isinstance(preset, EncoderConfig) else encoder_config(preset, **changes)
     device = own_device(device)
-    trainer = EncoderTrainer(
-        network, dataset, config, seed, device, {**made, "generator_nimg": made.get("nimg")}, weights
-    )
-    asked = {"kind": "encoder", "seed": seed, "generator": made, **asdict(config)}
+    # It learns from what the generator makes, so from the generator's patients.
+    made_from = {"generator": digest_of_weights(network.state_dict())}
+    provenance = replace(network.provenance, kind="encoder", made_from=made_from).to_dict()
+    metadata = {**made, "generator_nimg": made.get("nimg"), "provenance": provenance}
+    trainer = EncoderTrainer(network, dataset, config, seed, device, metadata, weights)
+    asked = {"kind": "encoder", "seed": seed, "generator": settings_of(made), **asdict(config)}
     return drive(
         trainer,
         Run(run),

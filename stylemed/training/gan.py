@@ -23,7 +23,7 @@ from stylemed.networks.layers import downscale, lerp_clip, upscale
 from stylemed.training import augment
 from stylemed.training.distributed import Team, join_team, own_device
 from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, random_stream
-from stylemed.training.run import Run, export, load_network
+from stylemed.training.run import Run, export, load_network, settings_of
 from stylemed.training.schedule import GanConfig, as_plain, ema_beta, gan_config, growth_table, stage
 
 GRID = 32  # images in a sample grid
@@ -410,7 +410,7 @@ def train_gan(
         team.check_batch(row["batch"], config.stddev_group, row["resolution"])
     metadata = dict(getattr(dataset, "metadata", {}))
     trainer = GanTrainer(dataset, config, seed, device, metadata, team)
-    asked = {"kind": "gan", "seed": seed, "images": len(dataset), "data": metadata, **as_plain(config)}
+    asked = {"kind": "gan", "seed": seed, "images": len(dataset), "data": settings_of(metadata), **as_plain(config)}
     if warm_start is not None:
         asked["warm_start"] = str(warm_start)
         if not Run(run).checkpoints():

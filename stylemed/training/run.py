@@ -7,13 +7,16 @@ import io
 import json
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import yaml
 
+from stylemed import __version__
 from stylemed.errors import BadInput
 from stylemed.networks import Encoder, Generator
+from stylemed.provenance import Provenance
 
 FORMAT = 1
 _HEADER = b"stylemed checkpoint\n"
@@ -195,17 +198,47 @@ def read_checkpoint(path: Path) -> dict:
 
 
 def export(path: Path, network: torch.nn.Module, metadata: dict) -> None:
-    """Write a network as safetensors; its constructor arguments and `metadata` (plain values) go into the header."""
+    """Write a network as safetensors; its constructor arguments and `metadata` (plain values) go into the header.
+
+    To the provenance in `metadata` is added what only the weights know: their digest, seed, nimg, resolution and version.
+    """
     from safetensors.torch import save
 
+    tensors = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
+    made = Provenance.from_dict(metadata.get("provenance"))
+    made = replace(
+        made,
+        kind=made.kind or type(network).__name__.lower(),
+        format=FORMAT,
+        resolution=getattr(network, "resolution", made.resolution),
+        digest=digest_of_weights(tensors),
+        seed=metadata.get("seed"),
+        nimg=metadata.get("nimg"),
+        version=__version__,
+    )
+    metadata = {**metadata, "provenance": made.to_dict()}
     header = {
         "format": str(FORMAT),
         "class": type(network).__name__,
         "config": json.dumps(network.config),
         "metadata": json.dumps(metadata),
     }
-    tensors = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
     write_safely(path, save(tensors, header))
+
+
+def digest_of_weights(tensors: dict[str, torch.Tensor]) -> str:
+    """16 hex digits of the sha256 over names, shapes, types and values of a state dict, whatever its order and device."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def settings_of(metadata: dict) -> dict:
+    """Metadata as a run's configuration keeps them: without the provenance, which is of the moment (version, digests)."""
+    return {name: value for name, value in metadata.items() if name != "provenance"}
 
 
 def load_generator(path: str | Path) -> tuple[Generator, dict]:
@@ -221,7 +254,8 @@ def load_encoder(path: str | Path) -> tuple[Encoder, dict]:
 def load_network(path: str | Path, noun: str, kind: type) -> tuple:
     """A network of class `kind` from a run folder (NOUN.safetensors in it) or a file that `export` wrote, and its metadata.
 
-    In eval mode, without gradients. BadInput for a file that is missing, damaged, or holds something else.
+    In eval mode, without gradients; `network.provenance` says where it comes from. BadInput for a file that is missing, damaged,
+    or holds something else.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -239,6 +273,9 @@ def load_network(path: str | Path, noun: str, kind: type) -> tuple:
         network = kind(**json.loads(header["config"]))
         network.load_state_dict(tensors)
         metadata = json.loads(header["metadata"])
+        network.provenance = Provenance.from_dict(metadata.get("provenance"))
+        if network.provenance.digest not in (None, digest_of_weights(tensors)):
+            raise BadInput(f"{file}: its weights are not those that were written; export or download it again.")
         if isinstance(network, Generator):
             network.lod = float(metadata.get("lod", 0.0))  # a training stopped early has not grown to its full size
         return network.eval().requires_grad_(False), metadata

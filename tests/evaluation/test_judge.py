@@ -39,7 +39,7 @@ def test_it_learns_and_only_from_its_patients(store, trained):
     assert log["outlines"].iloc[-1] < 0.7 * log["outlines"].iloc[0] and log["modality"].iloc[-1] < 0.3
     judge = Judge.load(trained.path)
     mine = set(store.slices["patient"][store.select("judge")])
-    assert set(judge.metadata["patients"]) == mine and not mine & set(store.slices["patient"][store.select("test")])
+    assert set(judge.provenance.patients) == mine and not mine & set(store.slices["patient"][store.select("test")])
     table = errors(judge, store).set_index("what")
     assert table.loc["modality, accuracy", "value"] > 0.75 and table.loc["liver, Dice", "value"] > 0.5
     assert ((table["low"] <= table["value"]) & (table["value"] <= table["high"])).all()
@@ -58,7 +58,7 @@ def test_by_turns_no_judge_sees_whom_it_is_asked_about(store, tmp_path):
     patients = set(store.slices["patient"])
     config = JudgeConfig(width=8, batch=8, kimg=0.08, tick_kimg=0.04)
     table = cross_validate(store, tmp_path / "r", 2, progress=False, config=config).set_index("what")
-    seen = [set(Judge.load(tmp_path / "r" / f"fold-{k}").metadata["patients"]) for k in (1, 2)]
+    seen = [set(Judge.load(tmp_path / "r" / f"fold-{k}").provenance.patients) for k in (1, 2)]
     assert seen[0] | seen[1] == patients and not seen[0] & seen[1] and min(map(len, seen)) >= len(patients) // 2
     assert table.loc["liver, Dice", "patients"] == len(patients) and table.loc["liver, Dice", "slices"] == len(store)
     with pytest.raises(BadInput, match="not enough for 11 folds"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from stylemed.data import SliceStore
 from stylemed.errors import BadInput
 from stylemed.latent import (
     Codes,
@@ -108,9 +109,8 @@ def test_encode_store_keeps_rows_and_codes_together():
     def images(rows):
         return (hu[rows].clip(-100, 250)[:, None] - 75).astype(np.float32) / 175
 
-    store = SimpleNamespace(hu=hu, slices=slices, resolution=32, window=WINDOW, digest="d", path="store")
-    store.images = images
-    store.select = lambda split=None: np.flatnonzero(slices["split"] == split) if split else np.arange(7)
+    info = {"resolution": 32, "windows": {"CT": [-100, 250]}, "digest": "d", "version": 1}
+    store = SliceStore("store", info, hu, None, slices.assign(modality="CT"))
     torch.manual_seed(0)
     encoder = Encoder(32, latent_size=16, num_layers=8)
     codes = encode_store(store, encoder, split="test", batch=3, progress=False)

@@ -1,0 +1,85 @@
+"""What every artifact says about where it comes from, and whether two of them belong together.
+
+Plain values only: stores carry it without torch, weights in the header of their file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+
+from stylemed.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an artifact comes from. None (or nothing in a dictionary): not known, as with files of before.
+
+    kind: store, generator, encoder, judge, labeller, codes or direction. format: of its file. windows {modality: [lo, hi]}.
+    frame: the part of a slice that is its image. resolution: side in pixels. store: digest of the store. digest: of its own
+    weights. made_from {kind: digest}: the weights it was made from. patients {name: [short hashes of their files]}: whom it holds
+    or has learned from. split: of these patients. nimg: images shown in training. version: of this package. prevalence: share of
+    slices with tumor among those that were shown and known.
+    """
+
+    kind: str | None = None
+    format: int | None = None
+    windows: dict[str, list[float]] = field(default_factory=dict)
+    frame: str | None = None
+    resolution: int | None = None
+    store: str | None = None
+    digest: str | None = None
+    made_from: dict[str, str] = field(default_factory=dict)
+    patients: dict[str, list[str]] = field(default_factory=dict)
+    split: str | None = None
+    seed: int | None = None
+    nimg: int | None = None
+    version: str | None = None
+    prevalence: float | None = None
+
+    def to_dict(self) -> dict:
+        """What is known, as JSON takes it."""
+        return {name: value for name, value in asdict(self).items() if value not in (None, {})}
+
+    @classmethod
+    def from_dict(cls, plain: dict | None) -> Provenance:
+        """Of `to_dict`; all unknown for None. What only a later version knows is left out."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{name: value for name, value in (plain or {}).items() if name in known})
+
+    def shared_patients(self, other: Provenance) -> list[str]:
+        """Names of the patients of another artifact that are among its own: by a file in common, or by name within one store."""
+        files = {short for hashes in self.patients.values() for short in hashes}
+        by_name = set(self.patients) if self.store is not None and self.store == other.store else set()
+        return sorted(name for name, hashes in other.patients.items() if name in by_name or files & set(hashes))
+
+
+def short_hash(sha256: str) -> str:
+    """The first 12 hex digits, as `patients` lists them."""
+    return sha256[:12]
+
+
+def belong_together(a: Provenance, b: Provenance, *, names: tuple[str, str]) -> None:
+    """Raises BadInput that names both and the first difference; what one of them does not know is no difference.
+
+    Compared are windows (of the modalities that both have), frame, resolution, store, and weights: those that one of them is, and
+    those that both were made from. A judge has patients of its own, so its store may be another one.
+    """
+    for what, mine, other in _compared(a, b):
+        if None not in (mine, other) and mine != other:
+            raise BadInput(
+                f"{names[0]} and {names[1]} do not belong together: {what} is {mine} for the first and {other} for the second; "
+                "give two that come from the same."
+            )
+
+
+def _compared(a: Provenance, b: Provenance) -> list[tuple]:
+    """(what, of a, of b) of everything that has to be equal where both are known."""
+    shared = sorted(a.windows.keys() & b.windows.keys())
+    pairs = [(f"the window of {name}", list(a.windows[name]), list(b.windows[name])) for name in shared]
+    if not shared:
+        pairs.append(("the modality", *(", ".join(p.windows) or None for p in (a, b))))
+    pairs += [("the frame", a.frame, b.frame), ("the resolution", a.resolution, b.resolution)]
+    if "judge" not in (a.kind, b.kind):
+        pairs.append(("the store", a.store, b.store))
+    mine, other = ({**p.made_from, **({p.kind: p.digest} if p.kind and p.digest else {})} for p in (a, b))
+    return pairs + [(f"the {kind}", mine[kind], other[kind]) for kind in sorted(mine.keys() & other.keys())]

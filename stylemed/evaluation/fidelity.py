@@ -3,20 +3,24 @@
 The Fréchet distance is known from Inception features (Heusel et al. 2017, "FID"). Those were learned on photographs,
 have to be downloaded, and have 2048 dimensions: a few hundred training slices leave their covariance singular and the
 distance mostly sampling error. The features here are written down beforehand, and few enough for the slices at hand.
-Their distances are compared with each other and with `Reference.floor`, never with a FID.
+Their distances are compared with each other and with what real slices reach at the same sample size (`Reference`), never with
+a FID.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from stylemed.errors import BadInput
 from stylemed.evaluation.inception import Inception
 from stylemed.evaluation.memorization import grey, nearest, nearest_other_patient, thumbnails
+from stylemed.evaluation.variety import covered, pairwise_dice
 from stylemed.networks.layers import downscale, upscale
 from stylemed.training.loop import random_stream
 from stylemed.training.run import Run, grid_png, write_safely
@@ -27,7 +31,23 @@ FAINT = 0.01  # about one step of 8-bit grey: detail below it counts as none, so
 LEAST_SCALE = 0.05  # a feature that hardly varies in train (air in a corner) must not outweigh all others
 BATCH = 32
 PAIRS = 8  # columns of neighbours.png
-COLUMNS = ["kimg", "frechet", "frechet_floor", "kernel", "nearest", "nearest_train", "spread", "spread_train"]
+SPLITS = 8  # random halves that a number is averaged over
+LIVER = 2  # class of liver in a reader's masks; tumor comes after it
+READ = 2000  # training slices that a reader is asked about: a share is then known to 1 %, in seconds
+FIRST_COLUMNS = ["kimg", "frechet", "frechet_floor", "kernel", "nearest", "nearest_train", "spread", "spread_train"]
+COLUMNS = [  # of distances.csv; tables of before have the first ones only, and perhaps the last
+    *FIRST_COLUMNS,
+    *(
+        "frechet_patients",
+        "frechet_test",
+        "frechet_test_floor",
+        "recall",
+        "precision",
+        "recall_train",
+        "nearest_distinct",
+    ),
+    *("liver_dice", "liver_dice_train", "tumor_share", "tumor_share_train", "tumor_px", "tumor_px_train", "inception"),
+]
 
 
 # -- features
@@ -116,52 +136,124 @@ def _pair(a, b) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Reference:
-    """The training slices' features, fixed before training; distances from them count every feature alike.
+    """What generated slices are measured against: the training slices' features, fixed before training.
 
-    Each feature is centred and divided by its standard deviation in train (at least 0.05).
+    Each feature is centred and divided by its standard deviation in train (at least 0.05), so that all count alike. The Fréchet
+    distance is too high by an amount, and recall too low, that depend on sample size. So all are measured between samples of
+    one size, `size`, and their yardsticks too; each is the mean over 8 random splits of train, in two ways:
+
+    - by slice: two disjoint sets of slices of the same patients. `frechet`: generated ones from either set; `floor`: one set from
+      the other. Slices drawn from the very distribution of train score at the floor.
+    - by patient: two sets of slices of different patients. `between_patients`: one from the other; `recall` and `precision` of the
+      generated ones with either, `recall_between_patients`: of one with the other. A generator that knows the anatomy of people,
+      and not only of these patients, lies between floor and `between_patients`.
+
+    `frechet_test` is the distance from the test patients, `floor_test` that of as many training slices from them.
 
     Args:
         train: features [N, 128] of the training slices.
-        patients: N labels, or None where unknown.
+        patients: N labels, or None where unknown; then slices are halved where patients would be, and `between_patients` is NaN.
+            So it is where a split leaves less than a quarter of the slices on one side.
+        count: generated slices in a sample.
+        seed: of the splits, and of the generated slices that take part where there are more than `size`.
+        test: features [M, 128] of slices of other patients, or None; then distances to them are NaN.
 
-    Attributes: `mean`, `scale` [128], `standardised` [N, 128]. BadInput for fewer than four slices (two halves of two).
+    Attributes: `mean`, `scale` [128], `standardised` [N, 128]; `size` = count, or fewer where half of train, or of its patients,
+    has no more. BadInput for fewer than four slices (two halves of two).
     """
 
-    def __init__(self, train, patients=None):
+    def __init__(self, train, patients=None, count: int = 500, seed: int = 0, test=None):
         train = np.asarray(train, np.float64)
         if len(train) < 4:
             raise BadInput(f"A reference needs at least four training slices, not {len(train)}.")
         self.mean = train.mean(axis=0)
         self.scale = train.std(axis=0).clip(LEAST_SCALE)
         self.standardised = self.standardise(train)
-        self.patients = patients
+        self.seed = seed
+        rng = np.random.default_rng(seed)
+        n = len(train)
+        by_slice = [_two_sides(np.arange(n), rng) for _ in range(SPLITS)]
+        by_patient = by_slice
+        if patients is not None:
+            by_patient = [_two_sides(np.asarray(patients), rng) for _ in range(SPLITS)]
+        self.knows_patients = patients is not None and _smallest(by_patient) >= max(2, n // 4)
+        by_patient = by_patient if self.knows_patients else by_slice
+        self.size = min(count, _smallest(by_slice), _smallest(by_patient))
+        self.by_slice, self.by_patient = (
+            [tuple(self.standardised[side[: self.size]] for side in sides) for sides in splits]
+            for splits in (by_slice, by_patient)
+        )
+        self.by_test = []
+        if test is not None:
+            test = self.standardise(test)
+            size = min(count, n, len(test))
+            self.by_test = [
+                (self.standardised[rng.permutation(n)[:size]], test[rng.permutation(len(test))[:size]])
+                for _ in range(SPLITS)
+            ]
 
     def standardise(self, x) -> np.ndarray:
         """Features [N, 128] -> the same in units of train's standard deviations."""
         return (np.asarray(x, np.float64) - self.mean) / self.scale
 
     def frechet(self, x) -> float:
-        """`frechet_distance` of features [N, 128] from train."""
-        return frechet_distance(self.standardise(x), self.standardised)
+        """Mean `frechet_distance` of `size` of the features x [N, 128] from each set of `size` training slices."""
+        return self._mean(frechet_distance, x, [side for sides in self.by_slice for side in sides])
+
+    def floor(self) -> float:
+        """The same of training slices from other training slices, of the same patients."""
+        return float(np.mean([frechet_distance(*sides) for sides in self.by_slice]))
+
+    def between_patients(self) -> float:
+        """The same of training slices from those of different patients; NaN where patients are unknown."""
+        if not self.knows_patients:
+            return float("nan")
+        return float(np.mean([frechet_distance(*sides) for sides in self.by_patient]))
+
+    def frechet_test(self, x) -> float:
+        """Mean `frechet_distance` of x from as many test slices; NaN without test."""
+        return self._mean(frechet_distance, x, [test for _, test in self.by_test])
+
+    def floor_test(self) -> float:
+        """The same of training slices from as many test slices; NaN without test."""
+        return float(np.mean([frechet_distance(*sides) for sides in self.by_test])) if self.by_test else float("nan")
+
+    def recall(self, x) -> float:
+        """Share of training slices within the manifold of `size` of the features x [N, 128]; see `variety.covered`."""
+        return self._mean(
+            lambda made, real: covered(real, made), x, [side for sides in self.by_patient for side in sides]
+        )
+
+    def precision(self, x) -> float:
+        """Share of x within the manifold of `size` training slices."""
+        return self._mean(covered, x, [side for sides in self.by_patient for side in sides])
+
+    def recall_between_patients(self) -> float:
+        """The yardstick of `recall` and `precision`: the share of slices within the manifold of slices of other patients."""
+        return float(np.mean([(covered(a, b) + covered(b, a)) / 2 for a, b in self.by_patient]))
 
     def kernel(self, x) -> float:
-        """`kernel_distance` of features [N, 128] from train."""
+        """`kernel_distance` of features [N, 128] from all of train; it has no bias that sizes could change."""
         return kernel_distance(self.standardise(x), self.standardised)
 
-    def floor(self, seed: int = 0, splits: int = 8) -> float:
-        """The yardstick: mean `frechet_distance` between two random halves of train.
+    def _mean(self, measure, x, sides: list[np.ndarray]) -> float:
+        """Mean of measure(x, side), each time with as many rows of x as the side has, drawn anew."""
+        if not sides:
+            return float("nan")
+        x, rng = self.standardise(x), np.random.default_rng(self.seed)
+        if len(x) < len(sides[0]):
+            raise BadInput(f"{len(sides[0])} images are needed, to be compared with as many slices, not {len(x)}.")
+        return float(np.mean([measure(x[rng.permutation(len(x))[: len(side)]], side) for side in sides]))
 
-        Halved by patient where patients are known (then it holds the difference between patients too), else by slice.
-        A generator near it is as far from its patients as other patients are. Halves are smaller samples than the whole,
-        so the floor lies a little high, and a generator that copies train comes out below it.
-        """
-        rng = np.random.default_rng(seed)
-        labels = np.arange(len(self.standardised)) if self.patients is None else np.asarray(self.patients)
-        found = []
-        for _ in range(splits):
-            first = _half(labels, rng)
-            found.append(frechet_distance(self.standardised[first], self.standardised[~first]))
-        return float(np.mean(found))
+
+def _two_sides(labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of two disjoint sides, in random order; rows of one label stay together."""
+    first = _half(labels, rng)
+    return rng.permutation(np.flatnonzero(first)), rng.permutation(np.flatnonzero(~first))
+
+
+def _smallest(splits) -> int:
+    return min(len(side) for sides in splits for side in sides)
 
 
 def _half(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -183,24 +275,38 @@ class Distances:
     Writes `distances.csv` in the run folder, with the columns
 
     - kimg: thousands of images shown so far
-    - frechet, kernel: distances from train; frechet_floor: see `Reference.floor`
+    - frechet, frechet_floor, frechet_patients: Fréchet distance from train; of slices of the same patients; of those of different
+      patients: see `Reference`. frechet_test, frechet_test_floor: the same from test patients
+    - kernel: kernel distance from train
+    - recall, precision, recall_train: share of training slices among the generated ones and the other way round, and what
+      slices of different patients reach
     - nearest, nearest_train: medians of `memorization.nearest` and of its yardstick. The first far below the second: copies.
-    - spread, spread_train: standard deviation of a pixel over the images, mean over pixels. The first far below: few modes.
+      nearest_distinct: different training slices that are nearest to some image, as a share of the images
+    - spread, spread_train: standard deviation of a pixel over the images, mean over pixels. The first far below: few modes; it
+      says nothing when it is high, since blur raises it
+    - liver_dice, liver_dice_train: see `variety.pairwise_dice`; of images as the reader outlines them, of slices of different
+      patients as the store does. The first far above: one anatomy
+    - tumor_share, tumor_share_train: share in which the reader finds a tumor; tumor_px, tumor_px_train: median size in pixels of
+      those. What it finds in train is its own answer too, so that its errors are on both sides
+    - inception: Fréchet distance of Inception's features, of all images from all of train
 
-    - inception: Fréchet distance of Inception's features, only where its weights were given
-
-    and `neighbours.png`: the eight generated slices nearest to a training slice, above those slices. The latents are the
-    same each time, the stored noise maps are used, and no global random number is drawn: a run with and without this
-    callback is the same, bit for bit. A resumed run replaces the rows from its checkpoint on.
+    What cannot be had (no reader, no labels, no test, no Inception) is empty. Beside it, `neighbours.png`: the eight generated
+    slices nearest to a training slice, above those slices. The latents are the same each time, the stored noise maps are used,
+    and no global random number is drawn: a run with and without this callback is the same, bit for bit. A resumed run replaces
+    the rows from its checkpoint on. Where `verdict` comes to another conclusion than before, it is printed.
 
     Args:
-        dataset: the training slices: len(), `images(positions) -> [n, C, R, R]`; patients come from its `patients` or `store`.
-        seed: of the latents and of the floor.
+        dataset: the training slices: len(), `images(positions) -> [n, C, R, R]`; patients come from its `patients` or `store`,
+            livers from `store.labels`.
+        seed: of the latents and of all yardsticks.
         count: images drawn each time. Distances of different counts are not comparable.
         batch: images drawn at a time.
         inception: file with the weights of Inception v3, if they are at hand (see `Inception`).
+        reader: has `findings(images [n, 1, R, R]) -> Findings`: a Labeller. A Judge only measures what is done, so what is
+            chosen by these columns must not be read by it.
+        test: slices of other patients, as `dataset`.
 
-    BadInput for fewer than four slices.
+    BadInput for fewer than four slices in either.
     """
 
     def __init__(
@@ -210,47 +316,67 @@ class Distances:
         count: int = 500,
         batch: int = BATCH,
         inception: str | Path | None = None,
+        reader=None,
+        test=None,
     ):
-        self.dataset, self.seed, self.count, self.batch = dataset, seed, count, batch
+        self.dataset, self.seed, self.count, self.batch, self.reader = dataset, seed, count, batch, reader
         if count < 2 or batch < 1:
             raise BadInput(f"Distances need at least two images drawn, not {count} in batches of {batch}.")
         if len(dataset) < 4:
             raise BadInput(f"Distances need at least four training slices, not {len(dataset)}.")
+        if test is not None and len(test) < 4:
+            raise BadInput(f"Distances need at least four test slices or none, not {len(test)}.")
         patients = _patients(dataset)
-        positions = range(len(dataset))
         self.inception = Inception(inception) if inception else None
-        found, self.train, spread, self.pooled = _survey(
-            (dataset.images(list(positions[i : i + batch])) for i in positions[::batch]), self.inception
-        )
-        self.reference = Reference(found, patients)
+        train = _survey(_batches(dataset, range(len(dataset)), batch), self.inception)
+        self.train, self.pooled, self.said = train.small, train.pooled, None
+        others = None if test is None else _survey(_batches(test, range(len(test)), batch)).features
+        self.reference = Reference(train.features, patients, count, seed, others)
+        some = np.random.default_rng(seed).permutation(len(dataset))[:READ]
+        read = _survey(_batches(dataset, some.tolist(), batch), reader=reader) if reader is not None else None
+        livers, chosen = _livers(dataset, some[:count]), None if patients is None else patients[some[:count]]
         self.yardsticks = {
-            "frechet_floor": self.reference.floor(seed),
+            "frechet_floor": self.reference.floor(),
+            "frechet_patients": self.reference.between_patients(),
+            "frechet_test_floor": self.reference.floor_test(),
+            "recall_train": self.reference.recall_between_patients(),
             "nearest_train": float(np.median(nearest_other_patient(self.train, patients))),
-            "spread_train": spread,
+            "spread_train": train.spread,
+            "liver_dice_train": float("nan") if livers is None else pairwise_dice(livers, chosen, seed=seed),
+            "tumor_share_train": read.tumor_share if read else float("nan"),
+            "tumor_px_train": read.tumor_px if read else float("nan"),
         }
 
     def __call__(self, run: Run, trainer) -> None:
-        """Measure `trainer.averaged` as it is now, and write both files."""
+        """Measure `trainer.averaged` as it is now, write both files, and say so where the verdict changes."""
         stream = random_stream(self.seed, 0, "distances")
         z = torch.randn(self.count, trainer.averaged.latent_size, generator=stream)
-        found, small, spread, pooled = _survey(
-            (self._draw(trainer, part) for part in z.split(self.batch)), self.inception
-        )
-        distances, positions = nearest(small, self.train)
+        made = _survey((self._draw(trainer, part) for part in z.split(self.batch)), self.inception, self.reader)
+        distances, positions = nearest(made.small, self.train)
         row = {
             "kimg": trainer.nimg / 1000,
-            "frechet": self.reference.frechet(found),
-            "kernel": self.reference.kernel(found),
+            "frechet": self.reference.frechet(made.features),
+            "frechet_test": self.reference.frechet_test(made.features),
+            "kernel": self.reference.kernel(made.features),
+            "recall": self.reference.recall(made.features),
+            "precision": self.reference.precision(made.features),
             "nearest": float(np.median(distances)),
-            "spread": spread,
+            "nearest_distinct": len(np.unique(positions)) / self.count,
+            "spread": made.spread,
+            "liver_dice": float("nan") if made.livers is None else pairwise_dice(made.livers, seed=self.seed),
+            "tumor_share": made.tumor_share,
+            "tumor_px": made.tumor_px,
+            "inception": float("nan") if made.pooled is None else frechet_distance(made.pooled, self.pooled),
             **self.yardsticks,
         }
-        if pooled is not None:
-            row["inception"] = frechet_distance(pooled, self.pooled)
         _write_row(run.path, row)
         closest = np.argsort(distances, kind="stable")[:PAIRS]
         pairs = [self._draw(trainer, z[closest]), self.dataset.images(positions[closest].tolist())]
         write_safely(run.path / "neighbours.png", grid_png(torch.cat(pairs), len(closest)), sync=False)
+        conclusion, sentence = _conclude(read_distances(run.path))
+        if conclusion != self.said:
+            tqdm.write(f"{run.path.name}: {sentence}")
+        self.said = conclusion
 
     @torch.no_grad()
     def _draw(self, trainer, z: Tensor) -> Tensor:
@@ -260,7 +386,10 @@ class Distances:
 
 
 def read_distances(run_path: str | Path) -> pd.DataFrame:
-    """The rows that `Distances` wrote in a run folder, one per snapshot, oldest first; BadInput where there are none."""
+    """The rows that `Distances` wrote in a run folder, one per snapshot, oldest first; BadInput where there are none.
+
+    Tables of before lack columns; those are empty.
+    """
     file = Path(run_path) / "distances.csv"
     if not file.is_file():
         raise BadInput(f"{run_path} has no distances.csv; train with on_snapshot=Distances(dataset).")
@@ -268,40 +397,118 @@ def read_distances(run_path: str | Path) -> pd.DataFrame:
         table = pd.read_csv(file, float_precision="round_trip")
     except (ValueError, OSError):
         table = pd.DataFrame()
-    if list(table.columns) not in (COLUMNS, [*COLUMNS, "inception"]):
+    if not set(FIRST_COLUMNS) <= set(table.columns) <= set(COLUMNS):
         raise BadInput(f"{file} was not written by this program or is damaged; move it away.")
-    return table
+    return table.reindex(columns=COLUMNS)
 
 
 def _write_row(folder: Path, row: dict) -> None:
     """Add a row to distances.csv in place of any of the same kimg or later: those were measured before a resume."""
-    table = pd.DataFrame([row])[[*COLUMNS, *(["inception"] if "inception" in row else [])]]
-    file = folder / "distances.csv"
-    if file.is_file():
+    rows = [row]
+    if (folder / "distances.csv").is_file():
         before = read_distances(folder)
-        before = before[before.kimg < row["kimg"]]
-        table = pd.concat([before, table]).sort_values("kimg") if len(before) else table
-    write_safely(file, table.to_csv(index=False).encode())
+        rows = before[before.kimg < row["kimg"]].to_dict("records") + rows
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    write_safely(folder / "distances.csv", table.to_csv(index=False).encode())
 
 
-def _survey(batches: Iterable[Tensor], inception=None) -> tuple[np.ndarray, Tensor, float, np.ndarray | None]:
-    """Batches [n, C, R, R] -> features [N, 128], thumbnails [N, 1, 32, 32], spread, Inception's features [N, 2048] or None.
+# -- the verdict
 
-    Never all images in memory.
+EARLY = 5.0  # kimg: before, even the runs that turn out well draw blurs
+LAST = 3  # snapshots that a verdict rests on: one alone may be odd
+ONE_LIVER = 0.3  # of the way from the slices' liver Dice to 1, where all livers are the same
+LOST_RECALL = 0.25  # of the slices' recall: three of four kinds of slices are missing
+ENOUGH = 0.6  # of the slices' recall or precision: samples of this size differ by about a tenth
+
+
+def verdict(table) -> str | None:
+    """One sentence on variety over the last three rows of `read_distances`, or None before 5 kimg and without a recall.
+
+    "settled on one anatomy": livers overlap 30 % of the way from the slices' Dice to 1 or more; where no reader outlines them,
+    the images look like slices (precision) and yet most slices are not among them (recall below a quarter of the slices').
+    "healthy": neither, and recall at least 60 % of the slices'. Anything between is said to vary less than slices do.
     """
-    found, small, pooled, total, squares = [], [], [], 0.0, 0.0
+    return _conclude(table)[1]
+
+
+def _conclude(table) -> tuple[str | None, str | None]:
+    """The conclusion in a word, and its sentence."""
+    if not {"kimg", "recall", "recall_train"} <= set(table.columns):
+        return None, None
+    table = table.reindex(columns=COLUMNS)
+    rows = table[(table["kimg"] >= EARLY) & table["recall"].notna() & table["recall_train"].notna()]
+    if not len(rows):
+        return None, None
+    last = rows.iloc[-LAST:].mean()
+    numbers = f"recall {last.recall:.2f} where slices of different patients have {last.recall_train:.2f}"
+    numbers += f", precision {last.precision:.2f}"
+    knows_livers = bool(np.isfinite(last.liver_dice) and np.isfinite(last.liver_dice_train))
+    if knows_livers:
+        numbers = (
+            f"livers overlap with Dice {last.liver_dice:.2f} where slices have {last.liver_dice_train:.2f}, " + numbers
+        )
+        settled = last.liver_dice - last.liver_dice_train > ONE_LIVER * (1 - last.liver_dice_train)
+    else:
+        looks_real = last.precision >= ENOUGH * last.recall_train
+        settled = looks_real and last.recall < LOST_RECALL * last.recall_train
+    numbers += f" (at {rows['kimg'].iloc[-1]:.0f} thousand images)."
+    if settled:
+        return "settled", f"The images have settled on one anatomy: {numbers}"
+    if last.recall >= ENOUGH * last.recall_train:
+        return "healthy", f"Variety is healthy: {numbers}"
+    return "less", f"The images vary less than slices do: {numbers}"
+
+
+# -- what the numbers are made from
+
+
+@dataclass
+class _Survey:
+    """Of N images: features [N, 128], thumbnails [N, 1, 32, 32], spread, Inception's features [N, 2048], what a reader found."""
+
+    features: np.ndarray
+    small: Tensor
+    spread: float
+    pooled: np.ndarray | None = None
+    livers: np.ndarray | None = None
+    tumor_share: float = float("nan")
+    tumor_px: float = float("nan")
+
+
+def _survey(batches: Iterable[Tensor], inception=None, reader=None) -> _Survey:
+    """Go through batches [n, C, R, R] once; never all images in memory."""
+    found, small, pooled, livers, tables, total, squares = [], [], [], [], [], 0.0, 0.0
     for images in batches:
         image = grey(images)
         found.append(_features(image))
         small.append(thumbnails(image))
         if inception is not None:
             pooled.append(inception(images))
+        if reader is not None:
+            findings = reader.findings(images.float().mean(dim=1, keepdim=True))
+            livers.append(findings.masks >= LIVER)
+            tables.append(findings.table[["tumor", "tumor_px"]])
         total = total + image.double().sum(dim=0)
         squares = squares + image.double().square().sum(dim=0)
     n = sum(map(len, found))
     variance = squares / n - (total / n) ** 2
-    spread = variance.clamp(min=0).sqrt().mean().item()
-    return torch.cat(found).numpy(), torch.cat(small), spread, np.concatenate(pooled) if pooled else None
+    survey = _Survey(torch.cat(found).numpy(), torch.cat(small), variance.clamp(min=0).sqrt().mean().item())
+    survey.pooled = np.concatenate(pooled) if pooled else None
+    if tables:
+        table = pd.concat(tables)
+        survey.livers, survey.tumor_share = np.concatenate(livers), float(table["tumor"].mean())
+        survey.tumor_px = float(table["tumor_px"][(table["tumor"] == 1) & (table["tumor_px"] > 0)].median())
+    return survey
+
+
+def _batches(dataset, positions, batch: int) -> Iterable[Tensor]:
+    return (dataset.images(list(positions[i : i + batch])) for i in range(0, len(positions), batch))
+
+
+def _livers(dataset, positions: np.ndarray) -> np.ndarray | None:
+    """Liver masks bool [n, R, R] as the store has them, tumors included; None where there is no store with labels."""
+    labels = getattr(getattr(dataset, "store", None), "labels", None)
+    return None if labels is None else np.asarray(labels[np.asarray(dataset.rows)[positions]]) > 0
 
 
 def _patients(dataset) -> np.ndarray | None:

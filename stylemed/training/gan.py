@@ -411,6 +411,11 @@ def train_gan(
     metadata = dict(getattr(dataset, "metadata", {}))
     trainer = GanTrainer(dataset, config, seed, device, metadata, team)
     asked = {"kind": "gan", "seed": seed, "images": len(dataset), "data": settings_of(metadata), **as_plain(config)}
+    if config.tumor_share is not None and hasattr(dataset, "store"):
+        rows = dataset.rows
+        trainer.metadata["provenance"] = dataset.store.learned_from(
+            rows, metadata["split"], rows[trainer.order]
+        ).to_dict()
     if warm_start is not None:
         asked["warm_start"] = str(warm_start)
         if not Run(run).checkpoints():

@@ -2,7 +2,8 @@
 
     python benchmarks/phantom_against_real.py REAL_FOLDER --patients 60 --out _build/phantom
 
-REAL_FOLDER is in LiTS layout with a volumes.csv. Per patient: mean and spread (standard deviation) in liver and tumor, their
+REAL_FOLDER is in LiTS layout with a volumes.csv. First how common and how large tumors are, of the phantom's patients and of the
+real ones whose tumors are known, beside LiTS's published counts. Per patient: mean and spread (standard deviation) in liver and tumor, their
 contrast, noise inside the liver, the liver's share of the image. The phantom's mean should lie between the 10th and the 90th
 percentile of the real patients. Regions placed by hand (`real_regions.csv`: volume, organ, x, y, z, radius in voxels of the stored
 array) stand beside what the phantom was painted with. Whole volumes with all HU (`--whole`) give fat, tumor diameters and the
@@ -46,6 +47,63 @@ def per_patient(store) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+LITS = {  # as published: 118 of 131 patients, 7190 of 19163 slices with liver
+    "patients with a tumor %": f"{100 * 118 / 131:.0f}",
+    "slices with a tumor %": f"{100 * 7190 / 19163:.0f}",
+}
+SEEN = 25  # pixels at 64²
+
+
+def prevalence(store, diameters: list[np.ndarray]) -> dict[str, str]:
+    """How common and large tumors are in the slices whose tumors are known; diameters (mm): an array for each whole volume."""
+    from scipy import ndimage
+
+    table = store.slices[store.slices["tumor_known"] == 1]
+    tumor = table["tumor_px"] > 0
+    largest = [
+        np.bincount(ndimage.label(mask == 2)[0].ravel())[1:].max(initial=0)
+        for mask in store.labels[table.index.to_numpy()]
+    ]
+    out = {
+        "patients": str(table["patient"].nunique()),
+        "slices with liver": str(len(table)),
+        "patients with a tumor %": f"{100 * tumor.groupby(table['patient']).any().mean():.0f}",
+        "slices with a tumor %": f"{100 * tumor.mean():.0f}",
+        f"slices whose largest tumor has {SEEN} pixels or more at {SIDE}² %": f"{100 * np.mean(np.array(largest) >= SEEN):.0f}",
+    }
+    sizes = np.concatenate(diameters)
+    if len(sizes):
+        out["tumors of a patient who has some: 10, 50, 90 %"] = _three([len(d) for d in diameters if len(d)])
+        out["tumor, diameter mm: 10, 50, 90 %"] = _three(sizes)
+    return out
+
+
+def _three(values) -> str:
+    return ", ".join(f"{v:.0f}" for v in np.quantile(values, [0.1, 0.5, 0.9]))
+
+
+def tumor_diameters(folder: Path, volume: str) -> np.ndarray:
+    """Of the tumors of a whole volume that lie apart in its labels: diameters of spheres as large, in mm, from 3 mm on."""
+    import nibabel as nib
+    from scipy import ndimage
+
+    image = nib.load(folder / f"segmentation-{volume}.nii.gz")
+    pieces, _ = ndimage.label(np.asanyarray(image.dataobj) == 2)
+    voxel = abs(np.linalg.det(image.affine[:3, :3]))
+    diameters = (6 / np.pi * voxel * np.bincount(pieces.ravel())[1:]) ** (1 / 3)
+    return diameters[diameters > 3]
+
+
+def prevalence_table(stores, phantom: Path, real: Path, names: list[str], patients: int) -> None:
+    ours = prevalence(stores["phantom"], [tumor_diameters(phantom, str(i)) for i in range(1, patients + 1)])
+    theirs = prevalence(stores["real"], [tumor_diameters(real, name) for name in names] or [np.array([])])
+    whole_volumes = f" (tumors: of {', '.join(names)})" if names else ""
+    print(f"| tumors | phantom | real, labelled{whole_volumes} | LiTS |\n|---|---|---|---|")
+    for what, value in ours.items():
+        print(f"| {what} | {value} | {theirs.get(what, '')} | {LITS.get(what, '')} |")
+    print()
 
 
 def _spread(hu: np.ndarray, side: int) -> np.ndarray:
@@ -149,11 +207,8 @@ def whole(folder: Path, volume: str) -> dict:
         body = ndimage.binary_fill_holes(pieces == 1 + np.bincount(pieces.ravel())[1:].argmax())
         inside += body.sum()
         fat += (body & (hu[..., z] > -150) & (hu[..., z] < -50)).sum()
-    pieces, n = ndimage.label(labels == 2)
-    voxel = abs(np.linalg.det(image.affine[:3, :3]))
-    diameters = (6 / np.pi * voxel * np.bincount(pieces.ravel())[1:]) ** (1 / 3) if n else np.array([])
     smooth = ndimage.uniform_filter1d(area[low : high + 1].astype(float), max(1, round((high - low) / 20)))
-    out = {"fat, share of the body %": 100 * fat / inside, "tumor, diameter mm": diameters[diameters > 3]}
+    out = {"fat, share of the body %": 100 * fat / inside, "tumor, diameter mm": tumor_diameters(folder, volume)}
     for place in PLACES:
         at = np.interp(place, np.linspace(0, 1, len(smooth)), smooth)
         out[f"liver's area at {place:.0%} of its height, % of the largest"] = 100 * at / smooth.max()
@@ -189,6 +244,7 @@ def main() -> None:
     for name, source in (("phantom", phantom), ("real", options.real)):
         prepare(cut_to_window(source, options.out / f"{name}-cut"), options.out / f"{name}-{SIDE}", SIDE)
         stores[name] = SliceStore.open(options.out / f"{name}-{SIDE}")
+    prevalence_table(stores, phantom, options.real, options.whole, options.patients)
     tables = {name: per_patient(store) for name, store in stores.items()}
     print(
         "| per patient | phantom, mean | real: 10 % | median | 90 % | n real | inside |\n|---|---|---|---|---|---|---|"

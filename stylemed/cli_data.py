@@ -22,6 +22,9 @@ def phantom(
     ] = None,
     phase: Annotated[str, typer.Option(help="Contrast phase: none, arterial, portal or mixed.")] = "portal",
     mr: Annotated[bool, typer.Option("--mr", help="Look at each patient with an MR-like modality too.")] = False,
+    twins: Annotated[
+        bool, typer.Option("--twins", help="Write every patient with tumors a second time without them.")
+    ] = False,
     tumor_free: Annotated[float, typer.Option(help="Share of patients without tumors, 0 to 1.")] = 0.1,
     workers: Annotated[int, typer.Option(help="Processes, one patient each.", min=1)] = 2,
     seed: Seed = 0,
@@ -38,6 +41,7 @@ def phantom(
         slices=slices,
         phase=phase,
         mr=mr,
+        twins=twins,
         tumor_free=tumor_free,
         workers=workers,
         seed=seed,

@@ -153,6 +153,8 @@ def made_up_volumes(
     splits by what they have, so the made-up folder must not be kinder than the real one. The same call again makes
     nothing new. Raises BadInput for scans that are not plain numbers.
     """
+    import pandas as pd
+
     from stylemed.phantom.patients import VERSION, make_phantom
 
     numbers = [number.strip() for number in scans.split(",")]
@@ -165,15 +167,15 @@ def made_up_volumes(
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for tumor in (True, False):
-        share = 0.0 if tumor else 1.0
-        make_phantom(
-            folder / str(tumor), len(wanted), size=size, slices=slices, seed=seed, tumor_free=share, progress=False
-        )
-    for patient, (number, tumor) in enumerate(wanted.items(), start=1):
+    # More patients than needed: slices far apart may miss all tumors of one. Scans without a tumor are twins.
+    shared = dict(size=size, slices=slices, seed=seed, twins=True, tumor_free=0.0, progress=False)
+    drawn = make_phantom(folder / "drawn", 3 * len(wanted) // 2 + 2, **shared)
+    tumor_px = pd.read_csv(drawn / "truth.csv", dtype={"volume": str}).groupby("volume", sort=False)["tumor_px"].sum()
+    patients = iter(tumor_px.index[tumor_px > 0])
+    for number, tumor in wanted.items():
+        patient = next(patients) + ("" if tumor else "free")
         for kind in ("volume", "segmentation"):
-            (folder / str(tumor) / f"{kind}-{patient}.nii.gz").rename(folder / f"{kind}-{number}.nii.gz")
-    for tumor in (True, False):
-        shutil.rmtree(folder / str(tumor))
+            (drawn / f"{kind}-{patient}.nii.gz").rename(folder / f"{kind}-{number}.nii.gz")
+    shutil.rmtree(drawn)
     write_json(folder / "made-up.json", stamp)
     return folder

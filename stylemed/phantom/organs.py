@@ -25,9 +25,10 @@ from stylemed.phantom.anatomy import (
 
 
 def draw(anatomy, shape, spacing, shift=(0.0, 0.0), table=None):
-    """HU (float32, without noise) and labels (0, 1 liver, 2 tumor), both [Z, Y, X], of one patient.
+    """One patient as (HU float32 without noise, labels 0, 1 liver, 2 tumor), both [Z, Y, X], and the same without tumors.
 
-    shift: (x, y) mm of the body off the middle; table: (gap, sag) mm of the couch under the back, None without.
+    Two such pairs, equal to the bit but at the tumors; without tumors both are the same arrays. shift: (x, y) mm of the body off
+    the middle; table: (gap, sag) mm of the couch under the back, None without.
     """
     canvas = Canvas(anatomy, shape, spacing, shift)
     rng = np.random.default_rng([anatomy.seed, 100])
@@ -46,9 +47,17 @@ def draw(anatomy, shape, spacing, shift=(0.0, 0.0), table=None):
     stomach(canvas, inner, dome, grain, slow)
     spleen_and_pancreas(canvas, inner, dome, grain)
     liver(canvas, inner, dome, slow, rng)
-    kidneys(canvas, grain)
-    great_vessels(canvas)
-    return canvas.hu, canvas.labels
+    body, drawn = (canvas.hu, canvas.labels), []
+    for tumors in (False, True) if any(le.tumor for le in anatomy.lesions) else (False,):
+        canvas.hu, canvas.labels = (part.copy() for part in body)
+        for lesion in anatomy.lesions:
+            if tumors or not lesion.tumor:
+                paint_lesion(canvas, lesion)
+        beside_the_liver(canvas, inner)
+        kidneys(canvas, grain)
+        great_vessels(canvas)
+        drawn.append((canvas.hu, canvas.labels))
+    return drawn[-1], drawn[0]
 
 
 def couch(canvas, gap, sag):
@@ -276,7 +285,7 @@ def spleen_and_pancreas(canvas, inner, dome, grain):
 
 
 def liver(canvas, inner, dome, slow, rng):
-    """Parenchyma, its vessels, gallbladder, and the lesions, which alone carry label 2."""
+    """Parenchyma and its vessels."""
     a, p = canvas.anatomy, canvas.p
     d = liver_shape(a, p, inner, dome)
     coarse = spline_field([a.seed, 12], canvas.axes, 11.0)
@@ -295,8 +304,11 @@ def liver(canvas, inner, dome, slow, rng):
     for tip, radius in (((-96, -42, 6), 6.0), ((-104, 34, -8), 6.0), ((26, -52, 22), 4.6), ((-100, 10, -50), 4.5)):
         portal += branch(rng, fork, tip, radius, 3)
     canvas.tubes(portal, a.hu["portal"], limit=within)
-    for lesion in a.lesions:
-        paint_lesion(canvas, lesion)
+
+
+def beside_the_liver(canvas, inner):
+    """Gallbladder and the trunk of the portal vein, which lie over the liver's lesions."""
+    a = canvas.anatomy
     o = a.organs
     bladder = [((-48 + 3 * o[0], -46, -24), (-58 + 4 * o[1], -70 + 3 * o[2], -48), 8.0, 15.0 + 2 * o[3])]
     canvas.tubes(bladder, 8.0, BACKGROUND, inner + 3, (1.6, 60.0))
@@ -335,6 +347,7 @@ def lesion_distance(lesion, p, liver, axes):
 
 
 def paint_lesion(canvas, lesion):
+    """A lesion, cut by the liver's surface; tumors alone carry label 2."""
     a = canvas.anatomy
     reach = [1.6 * r + 3 for r in lesion.radii]
     index = canvas.around(lesion.centre, reach)

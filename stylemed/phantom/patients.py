@@ -3,11 +3,12 @@
 No patient is copied from anyone: body, organs and tumors are drawn from a seed (see `anatomy` and `organs`), then
 looked at the way a scanner looks (see `scanner`). What the scanner decides is drawn on its own: phase, kernel, dose, slice
 thickness and field of view say nothing of the anatomy, and the anatomy nothing of them.
-Patient i of a seed is the same at every image size and however many patients are made.
+Patient i of a seed is the same at every image size and however many patients are made, with or without twins.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,12 +166,17 @@ def make_phantom(
 ) -> Path:
     """Write synthetic patients as LiTS pairs with `volumes.csv`, `truth.csv` and `lesions.csv`; returns the folder.
 
-    `patients` go to the split train, then come those of judge and test. `size` is the image's side in pixels (64 to
+    `patients` go to the split train, then come those of judge and test. `size` is the image's side in pixels (32 to
     512), `slices` fixes their number (else 42 to 58 by patient), `phase` is none, arterial, portal or mixed, `workers` processes
-    draw one patient each. The same call again makes nothing new.
+    draw one patient each. The same call again makes nothing new; another takes the place of the phantom that is there.
+    `tumor_free`: how probable it is that a patient has no tumors, drawn for each patient alone.
     `mr`: each patient is looked at by an MR-like modality too, on the same grid: volume-Nmr, of modality MR.
-    Volumes: int16 HU, axes LPS, the field of view fits the body; labels 0, 1 liver, 2 tumor. About the share
-    `tumor_free` of the patients has no tumor (each by its own draw).
+    `twins`: each volume N with tumors is written once more without them, Nfree, `twin_of` N in volumes.csv: the same patient,
+    split, look and noise, equal to the bit beyond the tumors' reach (see `scan`). All other volumes are as without twins.
+    lesions.csv lists the tumors and cysts of N; its twin has the cysts alone.
+    Volumes: int16 HU, axes LPS, the field of view fits the body; labels 0, 1 liver, 2 tumor.
+    Raises BadInput for numbers out of range, for a folder that is no phantom, and where a phantom with twins would take the
+    place of another, or another its place.
     """
     import json
     import shutil
@@ -181,15 +187,20 @@ def make_phantom(
     out = Path(out)
     counts = {"train": patients, "judge": judge_patients, "test": test_patients}
     _check(counts, size, slices, phase, tumor_free)
-    made_by = dict(
-        phantom=VERSION, size=size, seed=seed, slices=slices, phase=phase, mr=mr, tumor_free=tumor_free, **counts
-    )
+    made_by = dict(phantom=VERSION, size=size, seed=seed, slices=slices, phase=phase, mr=mr, twins=twins)
+    made_by |= dict(tumor_free=tumor_free, **counts)
     stamp = out / "phantom.json"
-    if stamp.is_file() and json.loads(stamp.read_text()) == made_by:
+    there = json.loads(stamp.read_text()) if stamp.is_file() else None
+    if there == made_by:
         if progress:
             print(f"{out} holds this phantom already")
         return out
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not stamp.is_file())):
+    if there and (twins or there.get("twins")):  # truth of edits: never replaced in passing
+        other = [f"{k} {there.get(k)}, not {v}" for k, v in made_by.items() if there.get(k) != v]
+        raise BadInput(
+            f"{out} holds a phantom made with {'; '.join(other)}: name another folder with --out, or remove it"
+        )
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and there is None)):
         raise BadInput(f"{out} exists and is no phantom folder; name a new folder with --out")
     draft = out.with_name(f".{out.name}.part")
     shutil.rmtree(draft, ignore_errors=True)
@@ -197,7 +208,7 @@ def make_phantom(
     splits = [split for split, n in counts.items() for _ in range(n)]
     volumes, truth, lesions = [], [], []
     try:
-        shared = (size, slices, phase, mr, tumor_free)
+        shared = (size, slices, phase, mr, twins, tumor_free)
         jobs = [(draft.absolute(), seed, i, split, *shared) for i, split in enumerate(splits, start=1)]
         if min(workers, len(jobs)) <= 1:
             made = (_write_patient(*job) for job in jobs)
@@ -241,7 +252,7 @@ def _check(counts, size, slices, phase, tumor_free):
         raise BadInput(f"a share of {tumor_free} patients without tumors: choose from 0 to 1")
 
 
-def _write_patient(folder, seed, patient, split, size, slices, phase, mr, tumor_free):
+def _write_patient(folder, seed, patient, split, size, slices, phase, mr, twins, tumor_free):
     """Draw, scan and save patient i; the rows for volumes.csv, truth.csv and lesions.csv."""
     phase = draw_phase(seed, patient, phase)
     one = draw_anatomy(seed, patient, phase, tumor_free)
@@ -251,17 +262,21 @@ def _write_patient(folder, seed, patient, split, size, slices, phase, mr, tumor_
         look.slice_mm, look.slices = look.slice_mm * look.slices / slices, slices
     name, volumes, truth = f"phantom{patient:04d}", [], []
     common = dict(patient=name, split=split, tumor_labels="known", spacing="known", orientation="LPS")
-    hu, labels, pixel = scan(one, look, size, _rng(seed, patient, 4))
-    _save(folder, str(patient), hu, labels, pixel, look)
-    seen = dict(modality="CT", phase=phase, hu_min="", hu_max="", kernel=look.kernel, noise_hu=round(look.noise_hu, 2))
-    volumes.append(dict(volume=patient, **common, **seen))
-    truth += _truth(one, look, patient, "CT", name, split, labels, pixel)
+    ct = dict(modality="CT", phase=phase, hu_min="", hu_max="", kernel=look.kernel, noise_hu=round(look.noise_hu, 2))
+    modalities = [(str(patient), scan, 4, ct)]
     if mr:
-        signal, labels, pixel = scan_mr(one, look, size, _rng(seed, patient, 6))
-        _save(folder, f"{patient}mr", signal, labels, pixel, look)
         seen = dict(modality="MR", phase="", hu_min=0, hu_max=int(MR_MAX), kernel="", noise_hu="")
-        volumes.append(dict(volume=f"{patient}mr", **common, **seen))
-        truth += _truth(one, look, f"{patient}mr", "MR", name, split, labels, pixel)
+        modalities.append((f"{patient}mr", scan_mr, 6, seen))
+    free = replace(one, lesions=[le for le in one.lesions if not le.tumor])
+    for volume, scanner, purpose, seen in modalities:
+        drawn, twin, pixel = scanner(one, look, size, _rng(seed, patient, purpose))
+        written = [(volume, "", one, *drawn)]
+        if twins and len(free.lesions) < len(one.lesions):
+            written.append((f"{volume}free", volume, free, *twin))
+        for number, twin_of, body, image, labels in written:
+            _save(folder, number, image, labels, pixel, look)
+            volumes.append(dict(volume=number, **common, **seen, twin_of=twin_of))
+            truth += _truth(body, look, number, seen["modality"], name, split, labels, pixel)
     lesions = []
     for le in one.lesions:
         place = (c * s for c, s in zip(le.centre, one.scale, strict=True))

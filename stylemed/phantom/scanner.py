@@ -52,40 +52,61 @@ def pixel_mm(one: an.Anatomy, look: Look, size: int) -> float:
     return round((2 * widest + look.margin_mm) / size, 4)
 
 
-def scan(one: an.Anatomy, look: Look, size: int, rng) -> tuple[np.ndarray, np.ndarray, float]:
-    """HU int16 and labels uint8 [Z, Y, X] as a CT scanner gives them, and the pixel in mm."""
+def scan(one: an.Anatomy, look: Look, size: int, rng) -> tuple[tuple, tuple, float]:
+    """What a CT scanner gives: (HU int16, labels uint8) [Z, Y, X], the same of the twin without tumors, the pixel in mm.
+
+    Both have the same noise, and the streaks of the twin: what the scanner adds says nothing of the tumors, and beyond 12 mm from
+    them the two are equal to the bit (two slices and two pixels, where that is more). Without tumors both are the same arrays.
+    """
     from scipy import ndimage
 
     pixel = pixel_mm(one, look, size)
-    hu, labels = draw(one, (look.slices, size, size), (look.slice_mm, pixel, pixel), look.shift_mm, look.couch_mm)
+    drawn = draw(one, (look.slices, size, size), (look.slice_mm, pixel, pixel), look.shift_mm, look.couch_mm)
     psf, rolloff = KERNELS[look.kernel]
-    hu = ndimage.gaussian_filter(hu, (0.45, psf / pixel, psf / pixel), output=np.float32)
-    if look.streak_hu > 0:
-        hu += streaks(hu, look.streak_hu)
+
+    def blurred(hu):
+        return ndimage.gaussian_filter(hu, (0.45, psf / pixel, psf / pixel), output=np.float32)
+
     y, x = np.ogrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     thick = np.exp(-(((x / 0.75) ** 2 + (y / 0.6) ** 2) ** 1.5)).astype(np.float32)
-    hu += noise(rng, hu.shape, pixel, rolloff, look.noise_hu) * (0.55 + 0.45 * thick)
-    return np.clip(np.rint(hu), -1024, 3071).astype(np.int16), labels, pixel
+    free = drawn[1][0]
+    added = noise(rng, free.shape, pixel, rolloff, look.noise_hu) * (0.55 + 0.45 * thick)
+    if look.streak_hu > 0:
+        added += streaks(blurred(free), look.streak_hu)
+
+    def see(hu):
+        return np.clip(np.rint(blurred(hu) + added), -1024, 3071).astype(np.int16)
+
+    return *_pair(drawn, see), pixel
 
 
-def scan_mr(one: an.Anatomy, look: Look, size: int, rng) -> tuple[np.ndarray, np.ndarray, float]:
-    """Signal int16 (0 to about 1000) and labels of the same body on the same grid, as an MR scanner might give them."""
+def _pair(drawn, see) -> tuple[tuple, tuple]:
+    """The two drawings (image, labels) as `see` shows an image; one and the same where there are no tumors."""
+    (with_tumors, labels), (free, free_labels) = drawn
+    twin = see(free), free_labels
+    return (twin if with_tumors is free else (see(with_tumors), labels)), twin
+
+
+def scan_mr(one: an.Anatomy, look: Look, size: int, rng) -> tuple[tuple, tuple, float]:
+    """What an MR scanner might give of the same body on the same grid, as `scan` does: signal int16, 0 to about 1000."""
     from scipy import ndimage
 
     pixel = pixel_mm(one, look, size)
     painted = replace(one, hu=dict(MR_CODES), oral=False, contrast_left=1.0)  # the injection is CT's affair
-    codes, labels = draw(painted, (look.slices, size, size), (look.slice_mm, pixel, pixel), look.shift_mm)
-    signal = np.interp(codes, MR_CURVE[:, 0], MR_CURVE[:, 1]).astype(np.float32)
-    signal = ndimage.gaussian_filter(signal, (0.45, 0.7 / pixel, 0.7 / pixel), output=np.float32)
-    axes = [
-        (np.arange(n) - (n - 1) / 2) * mm for n, mm in zip(signal.shape, (look.slice_mm, pixel, pixel), strict=True)
-    ]
-    signal *= np.exp(look.mr_bias * an.spline_field([one.seed, 50], axes, 160.0))
+    drawn = draw(painted, (look.slices, size, size), (look.slice_mm, pixel, pixel), look.shift_mm)
+    shape = drawn[0][0].shape
+    axes = [(np.arange(n) - (n - 1) / 2) * mm for n, mm in zip(shape, (look.slice_mm, pixel, pixel), strict=True)]
+    coil = np.exp(look.mr_bias * an.spline_field([one.seed, 50], axes, 160.0))
     # Magnitude of a complex signal with noise in both parts (Rice): dark places stay above zero.
     strength = look.mr_noise * min(1.0, 0.75 / pixel)
-    real = signal + strength * rng.standard_normal(signal.shape, dtype=np.float32)
-    imaginary = strength * rng.standard_normal(signal.shape, dtype=np.float32)
-    return np.clip(np.rint(np.hypot(real, imaginary)), 0, 32767).astype(np.int16), labels, pixel
+    real, imaginary = (strength * rng.standard_normal(shape, dtype=np.float32) for _ in range(2))
+
+    def see(codes):
+        signal = np.interp(codes, MR_CURVE[:, 0], MR_CURVE[:, 1]).astype(np.float32)
+        signal = coil * ndimage.gaussian_filter(signal, (0.45, 0.7 / pixel, 0.7 / pixel), output=np.float32)
+        return np.clip(np.rint(np.hypot(signal + real, imaginary)), 0, 32767).astype(np.int16)
+
+    return *_pair(drawn, see), pixel
 
 
 def noise(rng, shape, pixel_mm: float, rolloff: float, std: float) -> np.ndarray:

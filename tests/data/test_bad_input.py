@@ -124,7 +124,12 @@ def test_arguments(phantom, pair, tmp_path):
     with pytest.raises(BadInput, match="no phantom folder"):
         make_phantom(tmp_path / "precious", 1)
     assert (tmp_path / "precious" / "thesis.txt").read_text() == "years"
-    for arguments in (dict(patients=0), dict(size=16), dict(slices=2), dict(patients=-1), dict(phase="late")):
+    made = {f.name: f.read_bytes() for f in phantom.iterdir()}
+    with pytest.raises(BadInput, match=r"twins False, not True: name another folder with --out"):
+        make_phantom(phantom, 4, test_patients=2, size=64, slices=20, twins=True)
+    assert made == {f.name: f.read_bytes() for f in phantom.iterdir()}
+    wrong = [dict(patients=0), dict(size=16), dict(slices=2), dict(patients=-1), dict(phase="late")]
+    for arguments in wrong + [dict(tumor_free=share) for share in (-0.1, 1.1, float("nan"))]:
         with pytest.raises(BadInput):
             make_phantom(tmp_path / "new", **arguments)
     assert not (tmp_path / "new").exists() and not (tmp_path / "s").exists()

@@ -6,6 +6,7 @@ import pytest
 from scipy import ndimage
 
 from stylemed.data import SliceStore, Window, find_cases, prepare, read_case
+from stylemed.errors import BadInput
 from stylemed.phantom import make_phantom
 from stylemed.phantom.patients import draw_anatomy, draw_look, draw_phase, has_tumors
 from stylemed.phantom.scanner import noise, scan, streaks
@@ -36,7 +37,7 @@ def test_the_same_body_at_every_size():
     one = draw_anatomy(0, 3)
     look = draw_look(0, 3, one)
     look.slices, look.slice_mm = 10, 18.0
-    small, large = (scan(one, look, size, np.random.default_rng(0))[1] for size in (64, 128))
+    small, large = (scan(one, look, size, np.random.default_rng(0))[0][1] for size in (64, 128))
     reduced = large.reshape(10, 64, 2, 64, 2).max(axis=(2, 4)) > 0
     dice = 2 * (reduced & (small > 0)).sum() / (reduced.sum() + (small > 0).sum())
     assert dice > 0.93
@@ -73,6 +74,51 @@ def test_tumors_are_inside_livers(volumes, phantom):
         assert list(mine["liver_px"]) == list((v.labels > 0).sum(axis=(1, 2)))
         assert mine["tumors"].iloc[0] == ((lesions["volume"] == i) & (lesions["tumor"] == 1)).sum()
     assert (lesions.loc[lesions["kind"] == "cyst", "tumor"] == 0).all()
+
+
+def test_twins_differ_only_within_reach_of_the_tumors(tmp_path):
+    """12 mm hold the point spread across two slices and the partial volume of the border; cysts stay."""
+    made = dict(size=80, slices=52, mr=True, progress=False, tumor_free=0.0)
+    plain = make_phantom(tmp_path / "plain", 0, test_patients=1, **made)
+    twins = make_phantom(tmp_path / "twins", 0, test_patients=1, twins=True, **made)
+    for path in plain.glob("*.nii.gz"):
+        assert path.read_bytes() == (twins / path.name).read_bytes(), "the originals are as without twins"
+    table = pd.read_csv(twins / "volumes.csv", dtype=str, keep_default_na=False).set_index("volume")
+    free = table[table["twin_of"] != ""]
+    assert dict(free["twin_of"]) == {"1free": "1", "1mrfree": "1mr"}
+    assert table.loc[free["twin_of"]].drop(columns="twin_of").to_numpy().tolist() == (
+        free.drop(columns="twin_of").to_numpy().tolist()
+    )
+    volumes = {v.case.name.removeprefix("volume-"): v for v in map(read_case, find_cases(twins))}
+    truth = pd.read_csv(twins / "truth.csv", dtype={"volume": str}).set_index("volume")
+    for name, of in free["twin_of"].items():
+        a, b = volumes[of], volumes[name]
+        tumor, far = a.labels == 2, ndimage.distance_transform_edt(a.labels != 2, sampling=a.spacing_mm)
+        changed = a.hu != b.hu
+        assert changed[tumor].mean() > 0.9 and far[changed].max() < 12
+        assert np.array_equal(np.where(tumor, b.labels, a.labels), b.labels) and not (b.labels == 2).any()
+        assert (b.labels[tumor] == 1).mean() > 0.95
+        assert (truth.loc[name, "tumor_px"] == 0).all() and (truth.loc[name, "tumors"] == 0).all()
+        assert list(truth.loc[name, "cysts"]) == list(truth.loc[of, "cysts"])
+    with pytest.raises(BadInput, match="twins True, not False"):
+        make_phantom(twins, 0, test_patients=1, **made)
+
+
+def test_tumors_are_as_large_and_as_many_as_in_patients():
+    """Diameters and numbers of 60 patients; each with tumors has one that is seen; none is dropped for want of a place."""
+    patients = [draw_anatomy(0, i) for i in range(1, 61)]
+    tumors = [[2 * np.prod(le.radii) ** (1 / 3) for le in one.lesions if le.tumor] for one in patients]
+    diameters = np.concatenate(tumors)
+    assert 20 < np.median(diameters) < 30 and 4 < diameters.min() and 60 < diameters.max() < 91
+    assert np.median([len(t) for t in tumors if t]) >= 2 and all(max(t) > 15 for t in tumors if t)
+    assert [bool(t) for t in tumors] == [has_tumors(0, i, 0.1) for i in range(1, 61)]
+    assert [has_tumors(0, 1, share) for share in (0.0, 1.0)] == [True, False]
+    assert 0.05 < 1 - np.mean([has_tumors(3, i, 0.1) for i in range(400)]) < 0.15
+    for one in patients:
+        for i, a in enumerate(one.lesions):
+            assert all(
+                np.linalg.norm(np.subtract(a.centre, b.centre)) > max(*a.radii, *b.radii) for b in one.lesions[:i]
+            )
 
 
 def test_noise_has_its_strength_and_texture():

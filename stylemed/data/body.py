@@ -14,9 +14,9 @@ ABOVE_CUT = 20  # HU above the lowest value of such a CT: noise, and what an ima
 SIGNAL = 0.1  # MR: of the 99th percentile; above is body
 GRID = 128  # pixels: outlines are looked for on a grid of about this size
 REACH = 1 / 25  # of the image: gaps between ribs that are bridged where fat is not seen
-USUAL = (5, 95)  # percentiles over the slices of each edge of the body
+USUAL = 0.05  # of the slices
 MARGIN, FAT_MARGIN = 0.04, 0.08  # of the body's longer side, on each side; the second where fat is not seen
-TWICE = 2  # a body is at least so many times as large as its liver
+LARGER = 1.3  # a body is at least so many times as large as its liver
 
 
 def body_piece(dense, thin: int = 1) -> np.ndarray:
@@ -44,16 +44,11 @@ def body_square(volume) -> tuple[float, float, float] | None:
         return None
     threshold, fat_seen = _threshold(volume, around)
     step = max(1, int(max(shape)) // GRID)
-    boxes = []
-    for hu, mask in zip(volume.hu[:, ::step, ::step], liver[:, ::step, ::step], strict=True):
-        body = _outline((hu > threshold) | mask, fat_seen)
-        if body.sum() >= max(1, TWICE * mask.sum()):
-            boxes.append(_box(body))
-    if 2 * len(boxes) < len(liver):
+    mask = liver[:, ::step, ::step]
+    body = _outline((volume.hu[:, ::step, ::step] > threshold) | mask, fat_seen)
+    if body.sum() < max(1, LARGER * _often(mask).sum()):
         return None
-    edges = np.array(boxes)
-    first = np.percentile(edges[:, 0], USUAL[0], axis=0) * step
-    last = np.percentile(edges[:, 1], USUAL[1], axis=0) * step
+    first, last = _box(body) * step
     whole_liver = _box(liver.any(axis=0))
     first, last = np.minimum(first, whole_liver[0]) * spacing, np.maximum(last, whole_liver[1]) * spacing
     side = (last - first).max() * (1 + 2 * (MARGIN if fat_seen else FAT_MARGIN))
@@ -73,15 +68,23 @@ def _threshold(volume, around) -> tuple[float, bool]:
 
 
 def _outline(dense, fat_seen: bool) -> np.ndarray:
-    """The body of a slice; where fat is not seen, muscles and ribs that lie about it are joined first."""
+    """Where the body usually is: bool [Z, Y, X] -> [Y, X]. Where fat is not seen, what is seen of muscles and ribs is joined."""
     from scipy import ndimage
 
-    thin = len(dense) // 64
-    if not fat_seen and thin:
-        reach = round(REACH * len(dense))
-        wide = np.pad(ndimage.binary_opening(dense), reach)  # without the table, which would be joined too
-        dense = ndimage.binary_closing(wide, iterations=reach)[reach:-reach, reach:-reach]
-    return body_piece(dense, thin)
+    thin = dense.shape[1] // 64
+    if fat_seen:
+        return _often(np.stack([body_piece(mask, thin) for mask in dense]))
+    outline = _often(dense)
+    if thin:
+        reach = round(REACH * len(outline))
+        wide = np.pad(ndimage.binary_opening(outline), reach)  # without the table, which would be joined too
+        outline = ndimage.binary_closing(wide, iterations=reach)[reach:-reach, reach:-reach]
+    return body_piece(outline, thin)
+
+
+def _often(masks) -> np.ndarray:
+    """Where a mask is set in more slices than a few: an arm, or a breath between two slices, does not count."""
+    return masks.mean(axis=0) >= USUAL
 
 
 def _box(mask) -> np.ndarray:

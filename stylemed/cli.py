@@ -74,7 +74,9 @@ def options(
 
 @train.command("gan")
 def train_gan_command(
-    store: Annotated[Path, typer.Option(help="Slice store; only its split train is read.")],
+    store: Annotated[
+        Path, typer.Option(help="Slice store; only its split train is learned from, distances are taken from test too.")
+    ],
     run: Annotated[Path, typer.Option(help="Run folder; made if needed, gone on with if it is there.")],
     preset: Annotated[str, typer.Option(help="smoke, phantom-64, ct-64, ct-128, paper.")],
     kimg: Annotated[float, typer.Option(help="Images to show in all, in thousands.")],
@@ -100,10 +102,18 @@ def train_gan_command(
         Path | None,
         typer.Option(help="Inception v3 weights, for one more distance in distances.csv.", show_default=False),
     ] = None,
+    labeller: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Run folder or .safetensors of a labeller: it outlines livers and tumors of the images for distances.csv.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Train the StyleGAN on a store. Several GPUs: torchrun --nproc-per-node N -m stylemed train gan ..."""
     from stylemed.data.store import SliceDataset, SliceStore
-    from stylemed.evaluation import Distances
+    from stylemed.evaluation import read_distances, verdict
     from stylemed.training.gan import train_gan
 
     dataset = SliceDataset(SliceStore.open(store), split="train")
@@ -115,12 +125,31 @@ def train_gan_command(
         max_minutes=max_minutes,
         seed=seed,
         device=device,
-        on_snapshot=Distances(dataset, inception=inception) if len(dataset) >= 4 else None,
+        on_snapshot=_distances(dataset, inception, labeller),
         warm_start=warm_start,
         **_changes(change),
     )
     if os.environ.get("RANK", "0") == "0":
         _trained(done)
+        if (done.path / "distances.csv").is_file() and (said := verdict(read_distances(done.path))):
+            print(said)
+
+
+def _distances(dataset, inception: Path | None, labeller: str | None):
+    """What is measured while a generator trains; None where there are too few slices."""
+    from stylemed.data.store import SliceDataset
+    from stylemed.evaluation import Distances
+    from stylemed.evaluation.fidelity import LEAST_SLICES
+
+    reader = None
+    if labeller is not None:
+        from stylemed.evaluation.judge import Labeller
+
+        reader = Labeller.load(labeller)
+    if len(dataset) < LEAST_SLICES:
+        return None
+    test = SliceDataset(dataset.store, split="test") if len(dataset.store.select("test")) >= LEAST_SLICES else None
+    return Distances(dataset, inception=inception, reader=reader, test=test)
 
 
 def _changes(given: list[str] | None) -> dict:

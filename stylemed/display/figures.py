@@ -189,6 +189,14 @@ def traversal_figure(
 
 USUAL = [["loss_d", "loss_g"], ["real_score", "fake_score"], ["r1"], ["loss"], ["w_error"], ["image_error"]]
 NAMES = {"r_t": "r_t = mean sign D(real)", "p": "p, augmented"}  # others: the column's name
+MEASURED = {
+    "frechet": "Fréchet distance",
+    "frechet_floor": "other slices of the same patients",
+    "recall": "recall",
+    "recall_train": "among patients",
+    "liver_dice": "Dice of livers",
+    "liver_dice_train": "among patients",
+}
 
 
 def curves(log, columns: list[list[str]] | None = None, x: str | None = None) -> Figure:
@@ -202,8 +210,9 @@ def curves(log, columns: list[list[str]] | None = None, x: str | None = None) ->
 def training_curves(log, distances=None, columns: int = 1) -> Figure:
     """`curves`, and how a training of a generator fares: r_t with p where p is in use, and measured distances.
 
-    log: DataFrame such as Run.log(); distances: DataFrame with the columns kimg, frechet and perhaps frechet_floor
-    (among the training patients themselves), or None; columns: panels beside each other.
+    log: DataFrame such as Run.log(); distances: DataFrame with the columns kimg, frechet and perhaps others of
+    `evaluation.fidelity.Distances` (recall and liver Dice have a panel of their own, beside what slices reach), or None;
+    columns: panels beside each other.
     """
     adapted = [name for name in ("r_t", "p") if name in log and (name == "r_t" or log["p"].abs().max() > 0)]
     panels = _present(log, USUAL) + ([adapted] if adapted else [])
@@ -216,7 +225,8 @@ def _present(log, panels: list[list[str]]) -> list[list[str]]:
 
 def _panels(log, panels: list[list[str]], x: str, columns: int = 1, distances=None) -> Figure:
     """The charts in reading order; the last one is as wide as the figure where it stands alone in its row."""
-    count = len(panels) + (distances is not None)
+    drawn = [] if distances is None else _measured(distances)
+    count = len(panels) + len(drawn)
     columns = min(columns, count)
     rows = -(-count // columns)
     size = (6.4 if columns == 1 else 5.0 * columns, (1.9 if columns == 1 else 2.2) * rows + 0.5)
@@ -230,14 +240,13 @@ def _panels(log, panels: list[list[str]], x: str, columns: int = 1, distances=No
             label = NAMES.get(name, name.replace("_", " "))
             places[k].plot(log[x], y, color=LINES[i], alpha=0.3, linewidth=0.8)
             places[k].plot(log[x], smooth, color=LINES[i], linestyle=DASHES[i % 4], linewidth=1.8, label=label)
-    if distances is not None:
-        style = {"color": LINES[0], "marker": "o", "markersize": 4, "linewidth": 1.8}
-        places[count - 1].plot(distances["kimg"], distances["frechet"], label="Fréchet distance", **style)
-        if "frechet_floor" in distances:
-            places[count - 1].plot(
-                distances["kimg"], distances["frechet_floor"], "--", color=LINES[1], label="floor: among patients"
-            )
-        places[count - 1].set_yscale("log")  # it falls by orders of magnitude
+    for k, names in enumerate(drawn, len(panels)):
+        for i, (name, yardstick) in enumerate(names):
+            style = {"color": LINES[i], "marker": "os"[i], "markersize": 4, "linewidth": 1.8}
+            places[k].plot(distances["kimg"], distances[name], label=MEASURED[name], **style)
+            if yardstick in distances:
+                places[k].plot(distances["kimg"], distances[yardstick], "--", color=LINES[i], label=MEASURED[yardstick])
+        places[k].set_yscale("log" if names[0][0] == "frechet" else "linear")  # it falls by orders of magnitude
     for k, ax in places.items():
         _chart(ax)
         # Above the lines: a small chart has no free corner.
@@ -246,6 +255,16 @@ def _panels(log, panels: list[list[str]], x: str, columns: int = 1, distances=No
             ax.tick_params(labelbottom=True)
             ax.set_xlabel("images seen, in thousands" if x == "kimg" else x, fontsize=12)
     return figure
+
+
+def _measured(distances) -> list[list[tuple[str, str]]]:
+    """Panels of measured columns, each with its yardstick; those that hold no number are left out."""
+    panels = [[("frechet", "frechet_floor")], [("recall", "recall_train"), ("liver_dice", "liver_dice_train")]]
+    return [have for names in panels if (have := [pair for pair in names if _told(distances, pair[0])])]
+
+
+def _told(distances, name: str) -> bool:
+    return name in distances and bool(distances[name].notna().any())
 
 
 def lines(x, series: dict, xlabel: str, ylabel: str, bands: dict | None = None, zero: bool = True) -> Figure:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from stylemed.display import figures
+from stylemed.evaluation.fidelity import verdict
 
 DISTANCES = ["kimg", "frechet"]  # columns that a distances.csv must have to be drawn
 
@@ -19,10 +20,10 @@ DISTANCES = ["kimg", "frechet"]  # columns that a distances.csv must have to be 
 class LiveTraining:
     """Give it to a training: `train_gan(…, on_snapshot=LiveTraining())`.
 
-    At every snapshot it shows the newest sample grid, in whole pixels and fixed grey levels, and the curves of the
-    log, with the distances of `distances.csv` where the run folder has one. The output is replaced each time, so an
-    executed notebook holds the last one only. Outside a notebook it does nothing, and what it cannot draw is a
-    warning: a picture must not end a training.
+    At every snapshot it shows the newest sample grid, in whole pixels and fixed grey levels, the curves of the log,
+    with the distances of `distances.csv` where the run folder has one, and the verdict on its variety. The output is
+    replaced each time, so an executed notebook holds the last one only. Outside a notebook it does nothing, and what it
+    cannot draw is a warning: a picture must not end a training.
     """
 
     def __init__(self, measure=None, width: int = 1024):
@@ -58,10 +59,12 @@ class LiveTraining:
             samples = sample_grid(files[-1], run.config["resolution"], self.width)
             parts.append(_figure(samples, "Sample images of the averaged generator", words, pixels=True))
         log = run.log() if (run.path / "log.csv").is_file() else []
+        distances = _distances(run.path / "distances.csv")
         if len(log) >= 2:
-            distances = _distances(run.path / "distances.csv")
             curves = figures.training_curves(log, distances, columns=2)._repr_png_()
             parts.append(_figure(curves, "Charts of the training's log over the images seen"))
+        if distances is not None and (said := verdict(distances)):
+            parts.append(f"<p>{escape(said)}</p>")
         return {"text/html": f"<div>{''.join(parts)}</div>" if parts else escape(words), "text/plain": words}
 
 

@@ -7,17 +7,24 @@ from stylemed.evaluation.fidelity import (
     frechet_distance,
     kernel_distance,
     read_distances,
+    verdict,
 )
 from stylemed.evaluation.memorization import nearest, nearest_other_patient, thumbnails
+from stylemed.evaluation.variety import corrected_share, covered, pairwise_dice, survey_samples
 
 __all__ = [
     "Distances",
     "Reference",
+    "corrected_share",
+    "covered",
     "features",
     "frechet_distance",
     "kernel_distance",
     "nearest",
     "nearest_other_patient",
+    "pairwise_dice",
     "read_distances",
+    "survey_samples",
     "thumbnails",
+    "verdict",
 ]

@@ -1,19 +1,27 @@
-"""The judge: it learns, answers in the units it promises, keeps to its patients, and says how wrong it is."""
+"""The judge: it learns, answers in the units it promises, keeps to its patients, and says how wrong it is; so does the labeller."""
+
+import copy
+import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from stylemed.data import SliceStore, prepare
+from stylemed.data import SliceStore, Window, prepare
 from stylemed.errors import BadInput
-from stylemed.evaluation.judge import Judge, errors, truth
+from stylemed.evaluation.judge import Findings, Judge, Labeller, error_table, errors, truth
 from stylemed.evaluation.judge_training import (
     JudgeConfig,
+    JudgeTrainer,
+    _body_known,
     _classes,
     _outline_loss,
+    _reached,
     best_threshold,
     cross_validate,
     train_judge,
+    train_labeller,
 )
 from stylemed.phantom import make_phantom
 
@@ -52,6 +60,102 @@ def test_resumed_judge_is_the_same(store, trained, tmp_path):
     a, b = (Judge.load(path) for path in (trained.path, tmp_path / "run"))
     assert a.threshold == b.threshold
     assert all(torch.equal(x, y) for x, y in zip(a.network.parameters(), b.network.parameters(), strict=True))
+
+
+def test_curve_has_a_row_a_snapshot(trained):
+    curve = pd.read_csv(trained.path / "curve.csv")
+    assert list(curve["kimg"].round(1)) == [0.6, 1.2, 1.8, 2.4, 3.0]
+    assert curve["liver_dice"].iloc[-1] > max(0.5, curve["liver_dice"].iloc[0])
+    assert {"auc", "auc_portal", "sensitivity"} < set(curve)
+    # Planted: a tumor too small to be asked for is nowhere counted, and portal slices alone are in perfect order.
+    phases = ["portal", "portal", "portal", "arterial", "arterial", "arterial"]
+    true = pd.DataFrame({"tumor": [1, 0, 1, 1, 0, 1], "tumor_across": [4, 0, 2, 4, 0, 4.0], "phase": phases})
+    found = Findings(np.zeros((6, 8, 8)), pd.DataFrame({"tumor_score": [3, 1, 0, 0, 2, 4.0]}))
+    row = _reached(found, true, 2.5, np.array([0.5, np.nan]))
+    assert row == {"auc": pytest.approx(4 / 6), "auc_portal": 1, "sensitivity": pytest.approx(2 / 3), "liver_dice": 0.5}
+
+
+def test_labeller_learns_from_train_and_is_no_judge(store, trained, tmp_path):
+    config = JudgeConfig(width=8, batch=8, kimg=0.08, tick_kimg=0.04)
+    swapped = store.slices["split"].replace({"judge": "train", "train": "judge"})
+    store = copy.copy(store)
+    store.slices = store.slices.assign(split=swapped)
+    run = train_labeller(store, tmp_path / "run", progress=False, config=config)
+    labeller = Labeller.load(run.path)
+    mine = set(store.slices["patient"][store.select("train")])
+    made = labeller.provenance
+    assert (made.kind, set(made.patients), made.split, made.nimg) == ("labeller", mine, "train", 80)
+    trainer = JudgeTrainer(store, config, 0, reader=Labeller)
+    shown = store.slices.iloc[trainer.rows[trainer.order]]
+    assert made.prevalence == pytest.approx((shown["tumor_px"] > 0).mean(), abs=1e-4)
+    assert len(labeller.findings(store.images([0, 1])).table) == 2
+    with pytest.raises(BadInput, match="holds a labeller, not a judge"):
+        Judge.load(run.path / "labeller.safetensors")
+    with pytest.raises(BadInput, match="holds a judge, not a labeller"):
+        Labeller.load(trained.path / "judge.safetensors")
+    with pytest.raises(BadInput, match="labeller has learned from phantom"):
+        errors(labeller, store, "train")
+
+
+def test_patients_it_learned_from_are_refused_by_name(store, trained):
+    judge = Judge.load(trained.path)
+    with pytest.raises(
+        BadInput, match=r"judge has learned from phantom\w+, phantom\w+, phantom\w+ and 2 more of .*--seen"
+    ):
+        errors(judge, store, "judge")
+    table = errors(judge, store, "judge", draws=10, seen=True)
+    assert (table["seen"] == 5).all() and "seen" not in errors(judge, store, draws=10)
+    # Other patients of the same names, as in a phantom of another seed.
+    other = copy.copy(store)
+    other.info, other.digest = copy.deepcopy(store.info), "another store"
+    for entry in other.info["inputs"]:
+        entry["files"] = [file | {"sha256": file["sha256"][::-1]} for file in entry["files"]]
+    assert len(errors(judge, other, "judge", draws=10))
+    # A judge of before, which lists names only.
+    judge.metadata = {"store": store.digest, "patients": sorted(judge.provenance.patients)}
+    assert len(errors(judge, other, "judge", draws=10))
+    with pytest.raises(BadInput, match="and 2 more"):
+        errors(judge, store, "judge")
+
+
+def test_sensitivity_by_size():
+    """Whoever sees tumors from 5 pixels on: the largest piece of a slice counts, from its lower bound on."""
+    areas = [0, 4, 9, 16, 25, 36, 49, 64, 100]  # squares; 4.5, 5.6, 6.8, 7.9, 9.0, 11.3 across from 16 pixels on
+    labels = np.zeros((len(areas), 32, 32), np.uint8)
+    for mask, area in zip(labels, areas, strict=True):
+        side = round(area**0.5)
+        mask[2 : 2 + side, 2 : 2 + side] = mask[20:21, 20 : 20 + (area > 0)] = 2
+    table = pd.DataFrame({name: range(len(areas)) for name in ("case", "patient", "z", "z_mm", "liver_px")})
+    table = table.assign(modality="CT", phase="portal", tumor_known=1, tumor_px=labels.sum((1, 2)) // 2)
+    info = {"resolution": 32, "windows": {"CT": [-100, 250]}, "digest": "d", "version": 1}
+    store, rows = SliceStore("store", info, None, labels, table), np.arange(len(areas))
+    true = truth(store, rows)
+    sees = true.assign(tumor=(true["tumor_across"] >= 5).astype(int), tumor_score=true["tumor_across"])
+    by_size = error_table(Findings(labels, sees), store, rows, draws=10).set_index("what")
+    for name, value, slices in (
+        ("tumor under 3 pixels", 0, 1),
+        ("tumor of 3 to 5 pixels", 0, 2),
+        ("tumor of 5 to 8 pixels", 1, 3),
+        ("tumor of 8 pixels or more", 1, 2),
+        ("tumor", 5 / 7, 7),
+    ):
+        assert tuple(by_size.loc[f"{name}, sensitivity", ["value", "slices"]]) == (pytest.approx(value), slices), name
+
+
+def test_cut_off_intensities_leave_the_body_unknown_and_can_be_learned(store):
+    """Cut at 0 HU, said or not, or shown from 0 HU on: fat is air's colour, so neither is asked for; MR keeps its body."""
+    rows = np.arange(len(store))
+    mr = (store.slices["modality"] == "MR").to_numpy()
+    assert _body_known(store, rows).all() and 0 < mr.sum() < len(mr)
+    said, cut, shown = (copy.copy(store) for _ in range(3))
+    said.info = store.info | {"inputs": [entry | {"hu_min": 0} for entry in store.info["inputs"]]}
+    cut.hu = np.clip(store.hu, 0, 255)
+    shown.windows = store.windows | {"CT": Window(0, 255)}
+    for other in (said, cut, shown):
+        assert (_body_known(other, rows) == mr).all()
+    cut.windows = shown.windows
+    trainer = JudgeTrainer(cut, SMALL, 0)
+    assert all(math.isfinite(value) for _ in range(3) for value in trainer.step().values())
 
 
 def test_by_turns_no_judge_sees_whom_it_is_asked_about(store, tmp_path):

@@ -2,12 +2,12 @@
 
     python benchmarks/phantom_against_real.py REAL_FOLDER --patients 60 --out _build/phantom
 
-REAL_FOLDER is in LiTS layout with a volumes.csv. First how common and how large tumors are, of the phantom's patients and of the
-real ones whose tumors are known, beside LiTS's published counts. Per patient: mean and spread (standard deviation) in liver and tumor, their
-contrast, noise inside the liver, the liver's share of the image. The phantom's mean should lie between the 10th and the 90th
-percentile of the real patients. Regions placed by hand (`real_regions.csv`: volume, organ, x, y, z, radius in voxels of the stored
-array) stand beside what the phantom was painted with. Whole volumes with all HU (`--whole`) give fat, tumor diameters and the
-liver's area along z. The picture holds real slices and stays where it is written.
+REAL_FOLDER is in LiTS layout with a volumes.csv. First how common and how large tumors are: of the phantom's patients, of the
+real ones whose tumors are known, and LiTS's published counts. Then, per patient: mean and spread (standard deviation) in liver
+and tumor, their contrast, noise inside the liver, the liver's share of the image. The phantom's mean should lie between the 10th
+and the 90th percentile of the real patients. Regions placed by hand (`real_regions.csv`: volume, organ, x, y, z, radius in voxels
+of the stored array) stand beside what the phantom was painted with. Whole volumes with all HU (`--whole`) give fat, tumor
+diameters and the liver's area along z. The picture holds real slices and stays where it is written.
 """
 
 import argparse
@@ -239,7 +239,7 @@ def main() -> None:
     from stylemed.phantom import make_phantom
 
     options.out.mkdir(parents=True, exist_ok=True)
-    phantom = make_phantom(options.out / "phantom", options.patients, size=options.size, workers=2)
+    phantom = make_phantom(options.out / "phantom", options.patients, size=options.size, workers=1)
     stores = {}
     for name, source in (("phantom", phantom), ("real", options.real)):
         prepare(cut_to_window(source, options.out / f"{name}-cut"), options.out / f"{name}-{SIDE}", SIDE)

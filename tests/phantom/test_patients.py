@@ -78,7 +78,7 @@ def test_tumors_are_inside_livers(volumes, phantom):
 
 def test_twins_differ_only_within_reach_of_the_tumors(tmp_path):
     """12 mm hold the point spread across two slices and the partial volume of the border; cysts stay."""
-    made = dict(size=80, slices=52, mr=True, progress=False, tumor_free=0.0)
+    made = dict(size=72, slices=40, mr=True, progress=False, tumor_free=0.0)
     plain = make_phantom(tmp_path / "plain", 0, test_patients=1, **made)
     twins = make_phantom(tmp_path / "twins", 0, test_patients=1, twins=True, **made)
     for path in plain.glob("*.nii.gz"):

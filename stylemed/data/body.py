@@ -45,7 +45,7 @@ def body_square(volume) -> tuple[float, float, float] | None:
     threshold, fat_seen = _threshold(volume, around)
     step = max(1, int(max(shape)) // GRID)
     mask = liver[:, ::step, ::step]
-    body = _outline((volume.hu[:, ::step, ::step] > threshold) | mask, fat_seen)
+    body = body_outline((volume.hu[:, ::step, ::step] > threshold) | mask, fat_seen)
     if body.sum() < max(1, LARGER * _often(mask).sum()):
         return None
     first, last = _box(body) * step
@@ -67,8 +67,11 @@ def _threshold(volume, around) -> tuple[float, bool]:
     return lowest + ABOVE_CUT, False
 
 
-def _outline(dense, fat_seen: bool) -> np.ndarray:
-    """Where the body usually is: bool [Z, Y, X] -> [Y, X]. Where fat is not seen, what is seen of muscles and ribs is joined."""
+def body_outline(dense, fat_seen: bool) -> np.ndarray:
+    """Where the body of a case usually is: bool [Z, Y, X], what is denser than air -> bool [Y, X].
+
+    Where fat is not seen, what is seen of muscles and ribs is joined.
+    """
     from scipy import ndimage
 
     thin = dense.shape[1] // 64

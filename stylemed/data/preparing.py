@@ -54,8 +54,8 @@ def prepare(
 
     `resolution`: side of the images, a power of two from 8 to 1024. `window` (lo, hi): default [-100, 250] HU cut down
     to what all inputs hold. `mm`: millimetres per pixel, about the middle of the image; default: the whole image, whatever
-    its size. `frame`: "image", all of it, or "body", one square around the body for each case. `include`, `exclude`: glob patterns, separated by commas, for a case's name, patient or
-    path below `source`.
+    its size. `frame`: "image", that; or "body", one square around the body for each case, a twin's that of its original.
+    `include`, `exclude`: glob patterns, separated by commas, for a case's name, patient or path below `source`.
     `seed` places patients in splits where volumes.csv does not. `workers`: processes, one case each.
     A case that cannot be used is left out and reported. The store appears complete or not at all; a run that was
     stopped goes on where it was, and a store that is already what is asked for is left as it is.
@@ -98,7 +98,7 @@ def prepare(
         shutil.rmtree(parts, ignore_errors=True)
         first = next(iter(report.left_out.values()), "")
         raise BadInput(f"{source} holds no usable case among {len(cases)}; the first fails because {first}")
-    if frame == "body" and all(done[case.name]["frame"] == "image" for case in usable):
+    if frame == "body" and all(done[case.name]["square"] is None for case in usable):
         shutil.rmtree(parts, ignore_errors=True)
         raise BadInput(f"no body was found in any of the {len(usable)} cases of {source}; leave out --frame body")
     try:
@@ -115,6 +115,7 @@ def prepare(
         windows=windows,
         settings=settings,
         inputs=list(inputs.values()),
+        mm_known=[c.name for c in usable if done[c.name]["spacing_known"]],
         left_out=report.left_out,
         case_notes={c.name: done[c.name]["notes"] for c in usable if done[c.name]["notes"]},
     )
@@ -224,21 +225,28 @@ def _run(cases, inputs, parts, size, workers, report, progress) -> dict[str, dic
 
     from tqdm import tqdm
 
-    jobs = []
-    for case in cases:
-        jobs.append((case, parts / f"{case.name}-{_digest(VERSION, size, _lasting(inputs[case.name]))}"))
     size_mb = sum(inputs[case.name]["files"][0]["bytes"] for case in cases) / 1e6  # of the volumes
-    workers = max(1, min(workers, len(jobs), int(size_mb / WORTH_MB)))
-    if workers == 1:
-        results = (_part(*job, *size) for job in jobs)
-    else:
-        from joblib import Parallel, delayed  # starts clean processes: safe beside torch and in notebooks
-
-        pool = Parallel(workers, return_as="generator_unordered")
-        results = pool(delayed(_part_in)(os.getcwd(), *job, *size) for job in jobs)
+    workers = max(1, min(workers, len(cases), int(size_mb / WORTH_MB)))
     done = {}
+
+    def results():
+        for twins in (False, True):  # after their originals, whose square they take
+            jobs = []
+            for case in cases:
+                if twins == bool(case.twin_of):
+                    like = done.get(case.twin_of)
+                    key = _digest(VERSION, size, _lasting(inputs[case.name]), like and like["square"])
+                    jobs.append((case, parts / f"{case.name}-{key}", like, *size))
+            if workers == 1:
+                yield from (_part(*job) for job in jobs)
+            else:
+                from joblib import Parallel, delayed  # starts clean processes: safe beside torch and in notebooks
+
+                pool = Parallel(workers, return_as="generator_unordered")
+                yield from pool(delayed(_part_in)(os.getcwd(), *job) for job in jobs)
+
     try:
-        for name, record, trouble in tqdm(results, "prepare", len(jobs), unit=" cases", disable=not progress):
+        for name, record, trouble in tqdm(results(), "prepare", len(cases), unit=" cases", disable=not progress):
             if trouble:
                 report.left_out[name] = trouble
             else:
@@ -258,8 +266,11 @@ def _part_in(folder_of_caller: str, *job):
     return _part(*job)
 
 
-def _part(case: Case, folder: Path, resolution: int, mm: float | None, frame: str):
-    """One case -> its slices in `folder`; (name, record, None) or (name, None, the sentence why not)."""
+def _part(case: Case, folder: Path, like: dict | None, resolution: int, mm: float | None, frame: str):
+    """One case -> its slices in `folder`; (name, record, None) or (name, None, the sentence why not).
+
+    like: the record of the case that this one is a twin of.
+    """
     done = folder / "done.json"
     if done.is_file():
         return case.name, json.loads(done.read_text()), None
@@ -277,7 +288,9 @@ def _part(case: Case, folder: Path, resolution: int, mm: float | None, frame: st
                 ),
             )
         fill = AIR if case.hu_min is None else max(AIR, int(case.hu_min))
-        square = body_square(volume) if frame == "body" else None
+        square = None
+        if frame == "body":
+            square = like["square"] if like else body_square(volume)
         if frame == "body" and square is None:
             volume.notes.append("no body was found: the whole image is kept")
         resample = Resampler(volume.hu.shape[1:], volume.spacing_mm[1:], resolution, mm, square)
@@ -303,7 +316,8 @@ def _part(case: Case, folder: Path, resolution: int, mm: float | None, frame: st
             z=z.tolist(),
             mm=volume.spacing_mm[0],
             mm_px=resample.mm_px,
-            frame="image" if square is None else "body",
+            square=square,
+            spacing_known=volume.spacing_known,
             liver_px=(labels > 0).sum((1, 2)).tolist(),
             tumor_px=(labels == 2).sum((1, 2)).tolist(),
             notes=volume.notes,

@@ -22,6 +22,22 @@ COLUMNS = ["case", "patient", "split", "modality", "phase", "z", "z_mm", "liver_
 MORE_COLUMNS = ["kernel", "noise_hu", "mm_px", "twin_of"]  # not in stores of before
 
 
+LEAST_PX = 25  # of a tumor that counts apart in `describe`
+
+
+def largest_px(mask) -> int:
+    """Pixels of the largest piece of a mask [Y, X]; 0 where it is empty."""
+    from scipy import ndimage
+
+    pieces, n = ndimage.label(mask)
+    return int(np.bincount(pieces.ravel())[1:].max()) if n else 0
+
+
+def disc_across(pixels):
+    """Diameter of a disc of so many pixels, in pixels."""
+    return np.sqrt(4 / np.pi * pixels)
+
+
 @dataclass(frozen=True)
 class Window:
     """Interval of intensities (HU for CT) that is mapped to [-1, 1] and back."""
@@ -175,16 +191,20 @@ class SliceStore:
         lines = [f"{self.path}: {len(t)} slices of {self.resolution} x {self.resolution} pixels, store {self.digest}"]
         lines += [f"window {name} [{w.lo:g}, {w.hi:g}]" for name, w in self.windows.items()]
         lines.append(f"{'split':<7}{'patients':>9}{'cases':>7}{'slices':>8}{'tumor':>8}{'no tumor':>10}{'unknown':>9}")
-        for name in (*SPLITS, "all"):
-            part = t if name == "all" else t[t["split"] == name]
-            if not len(part):
-                continue
+        own = t.iloc[self.select()]
+        parts = {name: own if name == "all" else own[own["split"] == name] for name in (*SPLITS, "all")}
+        parts = {name: part for name, part in parts.items() if len(part)}
+        for name, part in parts.items():
             known = part["tumor_known"] == 1
             tumor = part["tumor_px"] > 0
             lines.append(
                 f"{name:<7}{part['patient'].nunique():>9}{part['case'].nunique():>7}{len(part):>8}"
                 f"{(known & tumor).sum():>8}{(known & ~tumor).sum():>10}{(~known).sum():>9}"
             )
+        lines += self._tumors(parts)
+        twins = t.iloc[self.select(twins="only")]
+        if len(twins):
+            lines.append(f"beside these {len(twins)} slices of {twins['case'].nunique()} twins without their tumors")
         left = self.info.get("left_out", {})
         lines += [f"left out {len(left)} cases:"] if left else []
         lines += [f"  {name}: {why}" for name, why in left.items()]
@@ -193,6 +213,34 @@ class SliceStore:
         lines += [f"  {name}: {'; '.join(found)}" for name, found in list(notes.items())[:20]]
         lines += [f"  … and {len(notes) - 20} more, in store.json"] if len(notes) > 20 else []
         return "\n".join(lines)
+
+    def _tumors(self, parts) -> list[str]:
+        """How common and how large tumors are, where they are known: a line per part."""
+        lines = [
+            "",
+            f"{'tumors':<7}{'patients with':>14}{'without':>9}{'% of slices':>13}"
+            f"{f'% with {LEAST_PX} px':>14}{'across, median':>17}",
+        ]
+        measured = set(self.info.get("mm_known", []))
+        for name, part in parts.items():
+            part = part[part["tumor_known"] == 1]
+            if not len(part):
+                continue
+            sick = part.groupby("patient")["tumor_px"].max() > 0
+            ill = part[part["tumor_px"] > 0]
+            largest = np.array([largest_px(self.labels[row] == 2) for row in ill.index], int)
+            across = disc_across(largest)
+            in_mm = ill["case"].isin(measured).to_numpy()
+            size = ""
+            if in_mm.any():
+                size = f"{np.median((across * ill['mm_px'])[in_mm]):.1f} mm"
+            elif len(ill):
+                size = f"{np.median(across):.1f} px"
+            lines.append(
+                f"{name:<7}{sick.sum():>14}{(~sick).sum():>9}{100 * len(ill) / len(part):>13.1f}"
+                f"{100 * (largest >= LEAST_PX).sum() / len(part):>14.1f}{size:>17}"
+            )
+        return [*lines, ""] if len(lines) > 2 else []
 
 
 class SliceDataset:

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
+from stylemed.data.body import BODY_HU
 from stylemed.data.layouts import Case
 from stylemed.errors import BadInput
 
 CANONICAL = "LPS"  # of the stored axes (x, y, z): indices grow to the left, to the back, to the head
 PADDING_HU = -1024  # lower values are what scanners write outside of their circle
 AIR_HU = -500  # a volume that stays below holds no body
-BODY_HU, BRIGHT_HU = -200, 200  # what counts as body and as bone when the orientation is looked at
+BRIGHT_HU = 200  # what counts as bone when the orientation is looked at
 OFF_CENTRE = 0.04  # of the body's extent: a liver or spine farther than that on the wrong side is suspicious
 MM = {"mm": 1.0, "micron": 1e-3, "meter": 1e3}
 

@@ -26,7 +26,8 @@ def contact_sheet(store, count: int = 24, columns: int = 6):
 
 def spread_rows(store, count: int) -> np.ndarray:
     """At most `count` rows: patients by turns, each at another height of the liver, the order always the same."""
-    groups = [group.index.to_numpy() for _, group in store.slices.groupby("patient", sort=True)]
+    table = store.slices.iloc[store.select()]  # without twins
+    groups = [group.index.to_numpy() for _, group in table.groupby("patient", sort=True)]
     if len(groups) > count:
         groups = [groups[i] for i in np.linspace(0, len(groups) - 1, count).round().astype(int)]
     each = -(-count // len(groups))
@@ -42,8 +43,9 @@ def intensity_histogram(store, most: int = 400):
 
     Only slices whose tumors are known count for liver and tumor, where there are any.
     """
-    known = np.flatnonzero(store.slices["tumor_known"] == 1)
-    rows = known if len(known) else np.arange(len(store))
+    rows = store.select()  # without twins
+    known = rows[(store.slices["tumor_known"] == 1).to_numpy()[rows]]
+    rows = known if len(known) else rows
     rows = np.unique(rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)])
     hu, labels = np.asarray(store.hu[rows]), np.asarray(store.labels[rows])
     lo, hi = store.window.lo - 50, store.window.hi + 50

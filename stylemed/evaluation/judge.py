@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stylemed.data.store import disc_across, largest_px
 from stylemed.errors import BadInput
 from stylemed.latent.direction import draw_patients, patient_auc
 from stylemed.phantom.anatomy import ENHANCEMENT
@@ -211,10 +212,7 @@ def truth(store, rows) -> pd.DataFrame:
 
 
 def _across(mask: np.ndarray) -> float:
-    from scipy import ndimage
-
-    pieces, n = ndimage.label(mask)
-    return float(np.sqrt(4 / np.pi * np.bincount(pieces.ravel())[1:].max())) if n else 0.0
+    return disc_across(largest_px(mask))
 
 
 def _column(table, name):

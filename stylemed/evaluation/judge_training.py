@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stylemed.data.body import body_piece
 from stylemed.data.preparing import by_chance
 from stylemed.errors import BadInput
 from stylemed.evaluation.judge import (
@@ -278,8 +279,9 @@ def cross_validate(
     such judge may measure a generator that was trained on the same patients. A folder below `run` for each; max_minutes each.
     """
     config = _asked(config, kimg)
-    patients = store.slices["patient"].astype(str).to_numpy()
-    strata = _strata(store.slices, seed)
+    use = store.select()
+    patients = store.slices["patient"].astype(str).to_numpy()[use]
+    strata = _strata(store.slices.iloc[use], seed)
     labelled = strata.get("some", []) + strata.get("none", [])
     if folds < 2 or len(labelled) < folds:
         raise BadInput(
@@ -289,10 +291,10 @@ def cross_validate(
     parts, rows, which = [], [], []
     for fold in range(folds):
         inside = np.isin(patients, labelled[fold::folds])
-        trainer = JudgeTrainer(store, config, seed, own_device(device), np.flatnonzero(~inside))
+        trainer = JudgeTrainer(store, config, seed, own_device(device), use[~inside])
         of = {"fold": f"{fold + 1} of {folds}"}
         done = _train(trainer, Run(Path(run) / f"fold-{fold + 1}"), of, max_minutes, progress)
-        rows.append(np.flatnonzero(inside))
+        rows.append(use[inside])
         parts.append(Judge.load(done.path).findings(store.images(rows[-1])))
         which += [fold] * len(rows[-1])
     masks = np.concatenate([part.masks for part in parts])
@@ -330,17 +332,12 @@ def best_threshold(scores: np.ndarray, state: np.ndarray) -> float:
 
 def _classes(store, rows) -> np.ndarray:
     """CLASSES of every pixel, uint8 [n, R, R]: the labels, and the body, which is what is denser than air, holes filled."""
-    from scipy import ndimage
-
     hu, labels = np.asarray(store.hu[rows]), np.asarray(store.labels[rows])
     ct = (store.slices["modality"].to_numpy()[rows] != "MR")[:, None, None]
     body = np.where(ct, hu > BODY_HU, hu > BODY_SIGNAL)
     out = np.zeros(labels.shape, np.uint8)
     for i, mask in enumerate(body):
-        mask = ndimage.binary_fill_holes(mask)  # before the opening, which tears the thin wall about the lungs
-        pieces, n = ndimage.label(ndimage.binary_opening(mask) if len(mask) >= 64 else mask)  # the table is thin
-        if n:
-            out[i] = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()
+        out[i] = body_piece(mask, thin=int(len(mask) >= 64))
     out[labels > 0] = labels[labels > 0] + 1
     return out
 

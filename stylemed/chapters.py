@@ -179,7 +179,7 @@ def _make_small(result: Inputs, needs: tuple[str, ...], side: int) -> None:
         make_phantom(
             folder / "phantom", patients=6, test_patients=4, size=max(64, side), slices=24, seed=0, progress=False
         )
-        prepare(folder / "phantom", folder / "store", side, workers=1, progress=False)
+        prepare(folder / "phantom", folder / "store", side, frame="body", workers=1, progress=False)
     if {"generator", "encoder"} & set(needs) and not _marker(folder, "generator").is_file():
         from stylemed.data.store import SliceDataset, SliceStore
         from stylemed.training.gan import train_gan

@@ -59,7 +59,7 @@ def test_an_executed_notebook_holds_one_output_and_the_last(run, python_env, mon
         "show(run, None)\n"
         "frame = pd.read_csv(run.path / 'log.csv')\n"
         "pd.concat([frame, frame.assign(kimg=0.2), frame.assign(kimg=0.3)]).to_csv(run.path / 'log.csv', index=False)\n"
-        "(run.path / 'distances.csv').write_text('kimg,frechet,kernel\\n0.1,50.0,1\\n0.3,20.0,1\\n')\n"
+        "(run.path / 'distances.csv').write_text('kimg,frechet,recall,precision,recall_train\\n8,50.0,0,.3,.4\\n')\n"
         "run.save_grid(torch.full((32, 1, 16, 16), 0.5), 300)\n"
         "show(run, None)\n"
         "(run.path / 'config.yaml').unlink()\n"
@@ -76,6 +76,7 @@ def test_an_executed_notebook_holds_one_output_and_the_last(run, python_env, mon
     (after,) = shown
     html = after["data"]["text/html"]
     assert after["data"]["text/plain"] == "0.3 thousand images seen" and html.count("<img") == 2
+    assert "settled on one anatomy" in html
     assert all(len(alt) > 20 for alt in re.findall(r'alt="([^"]*)"', html))
     grid = np.asarray(Image.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]+)", html)[1]))))
     assert grid.shape == (512, 1024) and set(np.unique(grid)) == {191}
@@ -97,6 +98,10 @@ def test_curves_show_what_there_is(columns):
     figure = figures.training_curves(log(40), distances, columns=columns)
     names = [text.get_text() for ax in figure.axes for text in ax.get_legend().get_texts()]
     assert len(figure.axes) == 5 and names[-1] == "Fréchet distance" and any(name.startswith("p,") for name in names)
+    more = distances.assign(frechet_floor=9.0, recall=0.1, recall_train=0.4, liver_dice=np.nan, liver_dice_train=0.5)
+    figure = figures.training_curves(log(40), more, columns=columns)
+    names = [text.get_text() for ax in figure.axes for text in ax.get_legend().get_texts()]
+    assert len(figure.axes) == 6 and names[-2:] == ["recall", "among patients"]
     plain = figures.training_curves(log(40).assign(p=0.0))
     names = [text.get_text() for ax in plain.axes for text in ax.get_legend().get_texts()]
     assert len(plain.axes) == 4 and not any(name.startswith("p,") for name in names)

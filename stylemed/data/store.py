@@ -192,16 +192,20 @@ class SliceStore:
         lines += [f"window {name} [{w.lo:g}, {w.hi:g}]" for name, w in self.windows.items()]
         lines.append(f"{'split':<7}{'patients':>9}{'cases':>7}{'slices':>8}{'tumor':>8}{'no tumor':>10}{'unknown':>9}")
         own = t.iloc[self.select()]
-        parts = {name: own if name == "all" else own[own["split"] == name] for name in (*SPLITS, "all")}
-        parts = {name: part for name, part in parts.items() if len(part)}
-        for name, part in parts.items():
+        for name in (*SPLITS, "all"):
+            part = own if name == "all" else own[own["split"] == name]
+            if not len(part):
+                continue
             known = part["tumor_known"] == 1
             tumor = part["tumor_px"] > 0
             lines.append(
                 f"{name:<7}{part['patient'].nunique():>9}{part['case'].nunique():>7}{len(part):>8}"
                 f"{(known & tumor).sum():>8}{(known & ~tumor).sum():>10}{(~known).sum():>9}"
             )
-        lines += self._tumors(parts)
+        tumors = self.prevalence()
+        if len(tumors):
+            shown = tumors.rename_axis("tumors").reset_index()
+            lines += ["", *shown.to_string(index=False, float_format="%.1f", na_rep="-").splitlines(), ""]
         twins = t.iloc[self.select(twins="only")]
         if len(twins):
             lines.append(f"beside these {len(twins)} slices of {twins['case'].nunique()} twins without their tumors")
@@ -214,33 +218,34 @@ class SliceStore:
         lines += [f"  … and {len(notes) - 20} more, in store.json"] if len(notes) > 20 else []
         return "\n".join(lines)
 
-    def _tumors(self, parts) -> list[str]:
-        """How common and how large tumors are, where they are known: a line per part."""
-        lines = [
-            "",
-            f"{'tumors':<7}{'patients with':>14}{'without':>9}{'% of slices':>13}"
-            f"{f'% with {LEAST_PX} px':>14}{'across, median':>17}",
-        ]
-        measured = set(self.info.get("mm_known", []))
-        for name, part in parts.items():
-            part = part[part["tumor_known"] == 1]
+    def prevalence(self):
+        """How common and how large tumors are where they are known, twins left out: a table with a row per split, and "all".
+
+        Columns: patients with and without; % of the slices that hold a tumor, and one of at least 25 pixels; median diameter of
+        the largest tumor of such slices in pixels, and in mm (NaN where no header is to be believed).
+        """
+        import pandas as pd
+
+        own = self.slices.iloc[self.select()]
+        own = own[own["tumor_known"] == 1]
+        rows, measured = {}, set(self.info.get("mm_known", []))
+        for name in (*SPLITS, "all"):
+            part = own if name == "all" else own[own["split"] == name]
             if not len(part):
                 continue
             sick = part.groupby("patient")["tumor_px"].max() > 0
             ill = part[part["tumor_px"] > 0]
             largest = np.array([largest_px(self.labels[row] == 2) for row in ill.index], int)
-            across = disc_across(largest)
-            in_mm = ill["case"].isin(measured).to_numpy()
-            size = ""
-            if in_mm.any():
-                size = f"{np.median((across * ill['mm_px'])[in_mm]):.1f} mm"
-            elif len(ill):
-                size = f"{np.median(across):.1f} px"
-            lines.append(
-                f"{name:<7}{sick.sum():>14}{(~sick).sum():>9}{100 * len(ill) / len(part):>13.1f}"
-                f"{100 * (largest >= LEAST_PX).sum() / len(part):>14.1f}{size:>17}"
-            )
-        return [*lines, ""] if len(lines) > 2 else []
+            across, in_mm = disc_across(largest), ill["case"].isin(measured).to_numpy()
+            rows[name] = {
+                "patients with": int(sick.sum()),
+                "without": int((~sick).sum()),
+                "% of slices": 100 * len(ill) / len(part),
+                f"% with {LEAST_PX} px": 100 * (largest >= LEAST_PX).sum() / len(part),
+                "median px": np.median(across) if len(ill) else np.nan,
+                "median mm": np.median((across * ill["mm_px"])[in_mm]) if in_mm.any() else np.nan,
+            }
+        return pd.DataFrame.from_dict(rows, orient="index")
 
 
 class SliceDataset:

@@ -150,7 +150,7 @@ def test_twins_are_left_out_unless_asked_for(with_twin, tmp_path):
     info = {k: v for k, v in store.info.items() if k != "mm_known"}
     (tmp_path / "s" / "store.json").write_text(json.dumps(info))
     assert len(SliceStore.open(tmp_path / "s").select()) == len(store), "a store of before has no twins"
-    assert "across" in SliceStore.open(tmp_path / "s").describe()
+    assert "median mm" in SliceStore.open(tmp_path / "s").describe()
 
 
 @pytest.mark.parametrize("of, says", [("7", "twin of 7, which is not there"), ("1free", "is a twin itself")])

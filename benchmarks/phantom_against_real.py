@@ -25,7 +25,7 @@ def per_patient(store) -> pd.DataFrame:
     from scipy import ndimage
 
     rows = []
-    for patient, group in store.slices.groupby("patient"):
+    for patient, group in store.slices.iloc[store.select()].groupby("patient"):  # without twins
         at = group.index.to_numpy()
         hu, labels = store.hu[at].astype(np.float32), np.asarray(store.labels[at])
         known = bool((group["tumor_known"] == 1).all())

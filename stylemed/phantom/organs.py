@@ -361,7 +361,7 @@ def paint_lesion(canvas, lesion):
         canvas.paint(d, a.lesion_hu(lesion), index, soft=0.4)
         return
     mottle = spline_field([lesion.seed, 2], axes, 6.0)
-    base = a.lesion_hu(lesion) + 4 * mottle
+    base = a.lesion_hu(lesion) + 7 * mottle
     canvas.paint(d, base, index, soft=1.5 if lesion.kind != "hyperdense" else 0.5, label=TUMOR)
     if lesion.kind == "rim":
         ring = np.exp(-(((d + 0.14 * size) / max(0.16 * size, 1.2)) ** 2)) * canvas.cover(d)

@@ -132,14 +132,14 @@ def draw_lesions(one: an.Anatomy, rng, tumors: bool) -> list[an.Lesion]:
             "calcified": -rng.uniform(32, 50),
             "cyst": rng.uniform(2, 14),
         }[kind]
-        stretch = rng.uniform(0.85, 1.18, 3)
+        stretch = rng.uniform(0.85, 1.18, 3) if kind == "cyst" else rng.uniform(0.75, 1.3, 3)
         lesions.append(
             an.Lesion(
                 kind=str(kind),
                 centre=tuple(float(c) for c in place),
                 radii=tuple(float(radius * s) for s in stretch / stretch.prod() ** (1 / 3)),
                 hu=float(contrast),
-                irregular=0.0 if kind == "cyst" else float(rng.uniform(0.06, 0.16)),
+                irregular=0.0 if kind == "cyst" else float(rng.uniform(0.1, 0.3)),
                 seed=int(rng.integers(2**31)),
             )
         )

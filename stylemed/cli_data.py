@@ -83,6 +83,14 @@ def prepare(
         str,
         typer.Option(help="What becomes the image: image (all of it) or body (a square around it, one for each case)."),
     ] = "image",
+    clip: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="LO HI",
+            help="Cut CT intensities down to these first, as if the files held no more (the public 8-bit copies: 0 255).",
+            show_default=False,
+        ),
+    ] = None,
     include: Annotated[
         str | None,
         typer.Option(
@@ -107,6 +115,7 @@ def prepare(
         window=window,
         mm=mm,
         frame=frame,
+        clip=clip,
         include=include,
         exclude=exclude,
         workers=workers,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,7 @@ def prepare(
     window: tuple[float, float] | None = None,
     mm: float | None = None,
     frame: str = "image",
+    clip: tuple[float, float] | None = None,
     include: str | None = None,
     exclude: str | None = None,
     workers: int = 2,
@@ -55,6 +56,7 @@ def prepare(
     `resolution`: side of the images, a power of two from 8 to 1024. `window` (lo, hi): default [-100, 250] HU cut down
     to what all inputs hold. `mm`: millimetres per pixel, about the middle of the image; default: the whole image, whatever
     its size. `frame`: "image", that; or "body", one square around the body for each case, a twin's that of its original.
+    `clip` (lo, hi): cut CT intensities down first, as if the files held no more; to learn from volumes for others that are cut.
     `include`, `exclude`: glob patterns, separated by commas, for a case's name, patient or path below `source`.
     `seed` places patients in splits where volumes.csv does not. `workers`: processes, one case each.
     A case that cannot be used is left out and reported. The store appears complete or not at all; a run that was
@@ -70,13 +72,19 @@ def prepare(
         raise BadInput(f"the frame {frame!r} is not known; choose image or body")
     if frame == "body" and mm is not None:
         raise BadInput("a frame about the body has no size of pixel of its own; leave out --mm or --frame body")
+    if clip is not None and not (np.isfinite(clip).all() and clip[0] < clip[1]):
+        raise BadInput(f"nothing lies in [{clip[0]:g}, {clip[1]:g}]; give the lower value of --clip first")
     layout, cases = find_layout(source, include, exclude)
+    if clip is not None:
+        cases = [_clipped(case, clip) for case in cases]
     report = PrepareReport(out)
     _say(report, f"{source}: {len(cases)} cases, layout: {layout}", progress)
     old = _old_store(out)
     known = {f["path"]: f for entry in old.get("inputs", []) for f in entry["files"]}
     inputs = {case.name: _input(case, source, known) for case in cases}
     settings = dict(resolution=resolution, window=list(window) if window else None, seed=seed, mm=mm, frame=frame)
+    if clip is not None:
+        settings["clip"] = list(clip)
     digest = _digest(VERSION, settings, [_lasting(entry) for entry in inputs.values()])
     if old.get("digest") == digest and _complete(out):
         report.reused, report.left_out = True, old["left_out"]
@@ -91,7 +99,7 @@ def prepare(
         parts.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"{out} cannot be made ({error.strerror}); choose a folder you may write to") from None
-    done = _run(cases, inputs, parts, (resolution, mm, frame), workers, report, progress)
+    done = _run(cases, inputs, parts, (resolution, mm, frame, clip is not None), workers, report, progress)
     _say_notes(done, report, progress)
     usable = [case for case in cases if case.name in done]
     if not usable:
@@ -127,6 +135,15 @@ def prepare(
     shutil.rmtree(parts, ignore_errors=True)
     report.table = SliceStore.open(out).describe()
     return report
+
+
+def _clipped(case: Case, clip) -> Case:
+    """The case as one whose intensities were cut to `clip`."""
+    if case.modality.upper() != "CT":
+        return case
+    lo = clip[0] if case.hu_min is None else max(clip[0], case.hu_min)
+    hi = clip[1] if case.hu_max is None else min(clip[1], case.hu_max)
+    return replace(case, hu_min=float(lo), hu_max=float(hi))
 
 
 def _say(report, sentence, progress):
@@ -266,7 +283,7 @@ def _part_in(folder_of_caller: str, *job):
     return _part(*job)
 
 
-def _part(case: Case, folder: Path, like: dict | None, resolution: int, mm: float | None, frame: str):
+def _part(case: Case, folder: Path, like: dict | None, resolution: int, mm: float | None, frame: str, clip: bool):
     """One case -> its slices in `folder`; (name, record, None) or (name, None, the sentence why not).
 
     like: the record of the case that this one is a twin of.
@@ -276,6 +293,8 @@ def _part(case: Case, folder: Path, like: dict | None, resolution: int, mm: floa
         return case.name, json.loads(done.read_text()), None
     try:
         volume = read_case(case, liver_only=True)
+        if clip and case.modality.upper() == "CT":
+            np.clip(volume.hu, round(case.hu_min), round(case.hu_max), out=volume.hu)
         if not len(volume.z):
             return case.name, None, f"{case.segmentation} labels no liver; leave the case out or label it"
         if mm is not None and not volume.spacing_known:

@@ -177,3 +177,21 @@ def test_where_no_body_is_found(phantom, tmp_path):
     with pytest.raises(BadInput, match="choose image or body"):
         prepare(source, tmp_path / "n", 16, frame="torso")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p", "s"]
+
+
+def test_clipping_is_as_if_the_files_were_cut(phantom, tmp_path):
+    """The same store as from files that hold no more, frame included."""
+    source = shutil.copytree(phantom, tmp_path / "p")
+    table = pd.read_csv(source / "volumes.csv", dtype=str, keep_default_na=False)
+    for name in ("1", "2"):
+        file = source / f"volume-{name}.nii.gz"
+        image = nib.load(file)
+        nib.save(nib.Nifti1Image(np.clip(np.asarray(image.dataobj), 0, 255), image.affine), file)
+    table["hu_min"], table["hu_max"] = 0, 255
+    table.to_csv(source / "volumes.csv", index=False)
+    prepare(source, tmp_path / "a", 32, frame="body", include="1,2", workers=1, progress=False)
+    prepare(phantom, tmp_path / "b", 32, frame="body", clip=(0, 255), include="1,2", workers=1, progress=False)
+    a, b = SliceStore.open(tmp_path / "a"), SliceStore.open(tmp_path / "b")
+    assert np.array_equal(a.hu, b.hu) and a.window == b.window and a.slices.equals(b.slices)
+    with pytest.raises(BadInput, match="lower value of --clip"):
+        prepare(phantom, tmp_path / "c", 32, clip=(255, 0))

@@ -191,7 +191,7 @@ USUAL = [["loss_d", "loss_g"], ["real_score", "fake_score"], ["r1"], ["loss"], [
 NAMES = {"r_t": "r_t = mean sign D(real)", "p": "p, augmented"}  # others: the column's name
 MEASURED = {
     "frechet": "Fréchet distance",
-    "frechet_floor": "other slices of the same patients",
+    "frechet_floor": "floor: real slices",
     "recall": "recall",
     "recall_train": "among patients",
     "liver_dice": "Dice of livers",
@@ -250,7 +250,8 @@ def _panels(log, panels: list[list[str]], x: str, columns: int = 1, distances=No
     for k, ax in places.items():
         _chart(ax)
         # Above the lines: a small chart has no free corner.
-        ax.legend(fontsize=11, frameon=False, loc="lower left", bbox_to_anchor=(0, 0.96), ncols=2, borderpad=0)
+        place = {"loc": "lower left", "bbox_to_anchor": (0, 0.96), "ncols": 2, "borderpad": 0, "columnspacing": 1.0}
+        ax.legend(fontsize=11, frameon=False, handlelength=1.6, **place)
         if k >= order[-columns]:
             ax.tick_params(labelbottom=True)
             ax.set_xlabel("images seen, in thousands" if x == "kimg" else x, fontsize=12)

@@ -303,8 +303,8 @@ class Distances:
         count: images drawn each time. Distances of different counts are not comparable.
         batch: images drawn at a time.
         inception: file with the weights of Inception v3, if they are at hand (see `Inception`).
-        reader: has `findings(images [n, 1, R, R]) -> Findings`: a Labeller. A Judge only measures what is done, so what is
-            chosen by these columns must not be read by it.
+        reader: has `findings(images [n, 1, R, R]) -> Findings`: a Labeller. Not the Judge
+            where anything is chosen by these columns: it must have no part in making what it measures.
         test: slices of other patients, as `dataset`.
 
     BadInput for fewer than four slices in either.

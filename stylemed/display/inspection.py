@@ -19,7 +19,7 @@ def contact_sheet(store, count: int = 24, columns: int = 6):
     """
     rows = spread_rows(store, count)
     table = store.slices.iloc[rows]
-    titles = [f"{patient[-12:]}, {split}" for patient, split in zip(table["patient"], table["split"], strict=True)]
+    titles = [f"{patient[-12:]}\n{split}" for patient, split in zip(table["patient"], table["split"], strict=True)]
     labels = np.asarray(store.labels[rows])
     return show_slices(store.images(rows), labels=labels, titles=titles, window=store.window, columns=columns)
 

@@ -402,6 +402,8 @@ def train_gan(
         config = preset
         if changes:
             raise BadInput(f"Give {', '.join(changes)} in the configuration itself.")
+    elif given := sorted({"resolution", "channels"} & set(changes)):
+        raise BadInput(f"{given[0]} is that of the data and cannot be set; prepare a store of another size for it.")
     else:
         config = gan_config(preset, dataset.resolution, dataset.channels, **changes)
     device = own_device(device)

@@ -154,7 +154,7 @@ PRESETS["ct-128"] = {
 }
 
 
-def gan_config(name: str, resolution: int, channels: int = 1, /, **changes) -> GanConfig:
+def gan_config(name: str, resolution: int, channels: int = 1, **changes) -> GanConfig:
     """The named preset for data of this resolution and number of channels; BadInput for an unknown name or field."""
     if name not in PRESETS:
         raise BadInput(f"There is no preset {name}; choose one of {', '.join(PRESETS)}.")
@@ -168,9 +168,6 @@ def gan_config(name: str, resolution: int, channels: int = 1, /, **changes) -> G
         fits = {bool: isinstance(value, bool), str: isinstance(value, str), dict: isinstance(value, dict)}
         if not fits.get(type(usual), number or (usual is None and value is None)):
             raise BadInput(f"{key} cannot be {value!r}; in preset paper it is {usual!r}.")
-    given = sorted({"resolution", "channels"} & set(changes))
-    if given:
-        raise BadInput(f"{given[0]} is that of the data and cannot be set; prepare a store of another size for it.")
     config = GanConfig(**{**PRESETS[name], **changes, "resolution": resolution, "channels": channels})
     return replace(config, start_resolution=min(config.start_resolution, resolution))
 

@@ -32,10 +32,10 @@ SETTINGS = {
         "stable_kimg": 4.0,
         "fade_kimg": 2.0,
     },
-    "mapping-2-batch-8": {**RELATIVISTIC, "mapping_layers": 2, "batch_default": 8, "learning_rate_default": 0.003},
+    "mapping-2-batch-16": {**RELATIVISTIC, "mapping_layers": 2, "batch_default": 16, "learning_rate_default": 0.002},
     "mapping-2-little-augmented": {**RELATIVISTIC, "mapping_layers": 2, "augment_p": 0.2, "augment": "fixed"},
 }
-COMMON = {"ema_kimg": 1.0, "tick_kimg": 0.5, "snapshot_ticks": 5}
+COMMON = {"batch_default": 8, "learning_rate_default": 0.003, "ema_kimg": 1.0, "tick_kimg": 0.5, "snapshot_ticks": 5}
 
 
 def main() -> None:

@@ -239,7 +239,7 @@ def main() -> None:
     from stylemed.phantom import make_phantom
 
     options.out.mkdir(parents=True, exist_ok=True)
-    phantom = make_phantom(options.out / "phantom", options.patients, size=options.size, workers=1)
+    phantom = make_phantom(options.out / "phantom", options.patients, size=options.size, workers=2)
     stores = {}
     for name, source in (("phantom", phantom), ("real", options.real)):
         prepare(cut_to_window(source, options.out / f"{name}-cut"), options.out / f"{name}-{SIDE}", SIDE)

@@ -23,15 +23,16 @@ SETTINGS = {
     "mapping-4": {**RELATIVISTIC, "mapping_layers": 4},
     "mapping-2": {**RELATIVISTIC, "mapping_layers": 2},
     "mapping-1": {**RELATIVISTIC, "mapping_layers": 1},
-    "mapping-2-mixing-half": {**RELATIVISTIC, "mapping_layers": 2, "style_mixing": 0.5},
     "mapping-8-normalized": {**RELATIVISTIC, "mapping_layers": 8, "mapping_normalized": True},
-    "mapping-2-from-16": {
+    "mapping-8-normalized-from-16": {
         **RELATIVISTIC,
-        "mapping_layers": 2,
+        "mapping_normalized": True,
         "start_resolution": 16,
         "stable_kimg": 4.0,
         "fade_kimg": 2.0,
     },
+    "mapping-8-normalized-mixing-half": {**RELATIVISTIC, "mapping_normalized": True, "style_mixing": 0.5},
+    "paper-loss-8-normalized": {"mapping_normalized": True},
     "mapping-2-batch-16": {**RELATIVISTIC, "mapping_layers": 2, "batch_default": 16, "learning_rate_default": 0.002},
     "mapping-2-little-augmented": {**RELATIVISTIC, "mapping_layers": 2, "augment_p": 0.2, "augment": "fixed"},
 }

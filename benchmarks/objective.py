@@ -36,7 +36,16 @@ SETTINGS = {
     "mapping-2-batch-16": {**RELATIVISTIC, "mapping_layers": 2, "batch_default": 16, "learning_rate_default": 0.002},
     "mapping-2-little-augmented": {**RELATIVISTIC, "mapping_layers": 2, "augment_p": 0.2, "augment": "fixed"},
 }
-COMMON = {"batch_default": 8, "learning_rate_default": 0.003, "ema_kimg": 1.0, "tick_kimg": 0.5, "snapshot_ticks": 5}
+# Where a setting says nothing else: StyleGAN's own objective, at 32² from the start.
+COMMON = {
+    "loss": "non-saturating",
+    "r2_gamma": 0.0,
+    "mapping_normalized": False,
+    "stable_kimg": 10.0,
+    "fade_kimg": 5.0,
+    "ema_kimg": 1.0,
+    "snapshot_ticks": 5,
+}
 
 
 def main() -> None:

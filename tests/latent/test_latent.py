@@ -110,7 +110,7 @@ def test_encode_store_keeps_rows_and_codes_together():
         return (hu[rows].clip(-100, 250)[:, None] - 75).astype(np.float32) / 175
 
     info = {"resolution": 32, "windows": {"CT": [-100, 250]}, "digest": "d", "version": 1}
-    store = SliceStore("store", info, hu, None, slices.assign(modality="CT"))
+    store = SliceStore("store", info, hu, None, slices.assign(modality="CT", twin_of=""))
     torch.manual_seed(0)
     encoder = Encoder(32, latent_size=16, num_layers=8)
     codes = encode_store(store, encoder, split="test", batch=3, progress=False)

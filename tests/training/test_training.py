@@ -225,7 +225,7 @@ def test_run_folder_in_use_or_of_something_else_is_refused(tmp_path):
     lock = Run(tmp_path / "run").begin({"kind": "gan"})
     with pytest.raises(BadInput, match="in use"):
         Run(tmp_path / "run").begin({"kind": "gan"})
-    lock.close()
+    lock.release()
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("…")
     with pytest.raises(BadInput, match="holds other files"):

@@ -222,7 +222,7 @@ def test_what_belongs_to_another_generator_is_refused_and_nothing_is_written(cli
     a, b = "a.safetensors", "b.safetensors"
     before = sorted(strangers.iterdir())
     for arguments, names in (
-        (("mix", a, "--codes", "b.codes", "--out", "x.png"), (a, "b.codes")),
+        (("mix", a, "--codes", "b.codes", "--rows", 2, "--columns", 2, "--out", "x.png"), (a, "b.codes")),
         (("direction", "b.codes", "--folds", 2, "--out", "d", "--generator", a, "--figure", "x.png"), (a, "b.codes")),
         (("generate", a, "--direction", "b.direction", "--out", "images"), (a, "b.direction")),
         (("generate", a, "--direction", "a.direction", "--codes", "b.codes", "--out", "images"), (a, "b.codes")),

@@ -28,9 +28,9 @@ class EncoderConfig:
     """One training of the encoder. The defaults follow the paper (latents only), but for `radius`, which preset `paper` turns off.
 
     radius: farthest an answer may lie from the mean w: root mean square over all components, in standard deviations; 0 for no
-    limit. None measures it before training: the 99th percentile of that distance of 4096 mapped latents. So 1 % of the
-    generator's own latents are clipped, and fewer where styles are mixed, since a mean of two lies nearer; a radius of 1 would
-    clip nearly half of them.
+    limit. None measures it before training: the 99th percentile of that distance of 4096 mapped latents, drawn from the seed. So
+    about 1 % of the generator's own latents are clipped (four generators: 1.2 to 1.5 % of new ones, 0.4 % of mixed ones); a
+    radius of 1 clips 42 to 47 % of them.
     """
 
     space: str = "w+"

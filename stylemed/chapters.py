@@ -15,6 +15,7 @@ from typing import Any
 
 from stylemed import __version__
 from stylemed.errors import BadInput
+from stylemed.provenance import Provenance, belong_together
 
 # Whose artifacts a chapter uses, by the chapter's number. The Makefile holds the same table; a test compares them.
 USES = {"03": ("01",), "04": ("03",), "05": ("04",), "06": ("04",)}
@@ -24,6 +25,7 @@ MAKES = {"01": ("phantom", "store"), "03": ("gan",), "04": ("encoder",)}
 RESOLUTIONS = {"smoke": 32, "cpu": 64, "colab": 128, "gpu": 128}
 SMALL = 32
 INPUTS = ("store", "generator", "encoder")
+_MAKER = {"generator": "03", "encoder": "04"}  # the chapter that makes it
 PACKAGE = Path(__file__).resolve().parent
 
 _current: Path | None = None  # the build folder of the last inputs(); record() writes there
@@ -108,7 +110,8 @@ def inputs(profile: str, needs: Iterable[str] = INPUTS) -> Inputs:
     is not there, all of them are made small on the spot, in a folder of their own: a chapter can be opened
     first and alone, sizes never mix, and nothing small passes for the real thing.
 
-    Raises BadInput for an unknown profile or need.
+    Raises BadInput for an unknown profile or need, and for artifacts that were made from others than those beside them: a
+    generator of another store has seen patients that are now `test`. A stand-in in its place would hide that.
     """
     global _current
     needs = tuple(needs)
@@ -140,21 +143,39 @@ def _shown(path: Path) -> str:
 
 def _load(result: Inputs, needs: tuple[str, ...]) -> None:
     origin = "small stand-in" if result.small else "made by an earlier chapter"
+    learned: dict[str, Provenance] = {}  # of what is loaded, in the order in which it is made
     if "store" in needs:
         from stylemed.data.store import SliceStore
 
         result.store = SliceStore.open(result.store_path)
+        learned["store"] = result.store.provenance
         print(f"store:     {origin}, {result.store.resolution} x {result.store.resolution} pixels")
     if "generator" in needs:
         from stylemed.training.run import load_generator
 
         result.generator, result.generator_metadata = load_generator(result.gan_path)
+        _fit(result, learned, "generator", result.generator.provenance)
         print(f"generator: {origin}, {_kimg(result.generator_metadata)}")
     if "encoder" in needs:
         from stylemed.training.run import load_encoder
 
         result.encoder, result.encoder_metadata = load_encoder(result.encoder_path)
+        _fit(result, learned, "encoder", result.encoder.provenance)
         print(f"encoder:   {origin}, {_kimg(result.encoder_metadata)}")
+
+
+def _fit(result: Inputs, learned: dict[str, Provenance], need: str, made: Provenance) -> None:
+    """Refuse an artifact that was not made from those loaded before it, and name the chapters that make it again."""
+    numbers = [_MAKER["generator"], _MAKER["encoder"]] if need == "generator" else [_MAKER["encoder"]]
+    again = f"stylemed book run {' '.join(str(int(number)) for number in numbers)} --profile {result.profile}"
+    for other, provenance in learned.items():
+        belong_together(
+            made,
+            provenance,
+            names=tuple(f"the {name} in {_shown(_marker(result.folder, name).parent)}" for name in (need, other)),
+            cure=f"make it again from what is there now: {again}",
+        )
+    learned[need] = made
 
 
 def _kimg(metadata: dict) -> str:

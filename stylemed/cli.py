@@ -113,23 +113,25 @@ def train_gan_command(
 ) -> None:
     """Train the StyleGAN on a store. Several GPUs: torchrun --nproc-per-node N -m stylemed train gan ..."""
     from stylemed.data.store import SliceDataset, SliceStore
-    from stylemed.evaluation import read_distances, verdict
-    from stylemed.training.gan import train_gan
+    from stylemed.training.gan import config_for, train_gan
 
     dataset = SliceDataset(SliceStore.open(store), split="train")
+    config = config_for(dataset, preset, _changes(change))  # a mistake there is told before anything large is loaded
+    first = os.environ.get("RANK", "0") == "0"  # of several processes only this one measures
     done = train_gan(
         dataset,
         run,
-        preset,
+        config,
         kimg=kimg,
         max_minutes=max_minutes,
         seed=seed,
         device=device,
-        on_snapshot=_distances(dataset, inception, labeller),
+        on_snapshot=_distances(dataset, inception, labeller) if first else None,
         warm_start=warm_start,
-        **_changes(change),
     )
-    if os.environ.get("RANK", "0") == "0":
+    if first:
+        from stylemed.evaluation import read_distances, verdict
+
         _trained(done)
         if (done.path / "distances.csv").is_file() and (said := verdict(read_distances(done.path))):
             print(said)
@@ -140,12 +142,9 @@ def _distances(dataset, inception: Path | None, labeller: str | None):
     from stylemed.data.store import SliceDataset
     from stylemed.evaluation import Distances
     from stylemed.evaluation.fidelity import LEAST_SLICES
+    from stylemed.evaluation.judge import Labeller
 
-    reader = None
-    if labeller is not None:
-        from stylemed.evaluation.judge import Labeller
-
-        reader = Labeller.load(labeller)
+    reader = None if labeller is None else Labeller.load(labeller)
     if len(dataset) < LEAST_SLICES:
         return None
     test = SliceDataset(dataset.store, split="test") if len(dataset.store.select("test")) >= LEAST_SLICES else None
@@ -346,7 +345,7 @@ def mix(
     if codes is None:
         styles = _random_styles(network, rows + columns, psi, seed)
     else:
-        styles = _encoded(codes, rows + columns, split, seed, network)[1]
+        styles = _encoded(codes, rows + columns, split, seed, network, generator).w_plus
     a, b = styles[:rows], styles[rows:]
     grids = {name: mixing_grid(network, a, b, name) for name in (level or LEVELS)}
     _save(mixing_figure(synthesize(network, a), synthesize(network, b), grids, window=_window(metadata)), out)
@@ -378,9 +377,11 @@ def direction(
 
     if (figure is None) != (generator is None):
         raise BadInput("--figure and --generator belong together: give both or none.")
-    table = Codes.load(codes)
+    if figure is not None:
+        network, metadata = _generator(generator)
+        walked = _encoded(codes, 4, None if split == "all" else split, seed, network, generator)
     found = find_direction(
-        table,
+        Codes.load(codes),
         label,
         split=None if split == "all" else split,
         orthogonal_to=tuple(orthogonal_to or ()),
@@ -394,10 +395,8 @@ def direction(
     if figure is not None:
         from stylemed.display.figures import traversal_figure
 
-        network, metadata = _generator(generator)
-        _, styles = _encoded(codes, 4, None if split == "all" else split, seed, network)
         steps = [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0]
-        images = traverse(network, styles, found, steps)
+        images = traverse(network, walked.w_plus, found, steps)
         _save(traversal_figure(images, steps, window=_window(metadata), toward=label), figure)
 
 
@@ -436,17 +435,22 @@ def generate(
     import pandas as pd
 
     from stylemed.latent.direction import Direction, traverse
+    from stylemed.provenance import belong_together
 
     network, metadata = _generator(generator)
     found, steps = Direction.load(direction), step or [-2.0, 0.0, 2.0]
     if len(found.vector) != network.latent_size:
         raise BadInput(f"{direction} was found in another latent space than that of {generator}.")
+    fits = dict(same_store=False, cure="find the direction on codes of this generator (stylemed encode, direction)")
+    belong_together(network.provenance, found.provenance, names=(generator, str(direction)), **fits)
     if codes is None:
         styles = _random_styles(network, count, psi, seed)
         sources = [f"random {seed}/{i}" for i in range(count)]
     else:
-        table, styles = _encoded(codes, count, split, seed, network)
-        sources = [f"{case} z {z}" for case, z in zip(table["case"], table["z"], strict=True)]
+        few = _encoded(codes, count, split, seed, network, generator)
+        belong_together(few.provenance, found.provenance, names=(str(codes), str(direction)), **fits)
+        styles = few.w_plus
+        sources = [f"{case} z {z}" for case, z in zip(few.table["case"], few.table["z"], strict=True)]
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} is there already; name a new folder.")
     images = traverse(network, styles, found, steps)
@@ -492,16 +496,23 @@ def _random_styles(network, count: int, psi: float, seed: int):
         return network.truncate(network.broadcast(network.mapping(z)), psi)
 
 
-def _encoded(path: Path, count: int, split: str | None, seed: int, network):
-    """Table and styles [n, L, latent] of up to `count` slices of different patients (then of any)."""
+def _encoded(path: Path, count: int, split: str | None, seed: int, network, generator: str):
+    """Codes of `count` slices of different patients (then of any), that belong to the network of the name `generator`."""
     import numpy as np
-    import torch
 
     from stylemed.latent.codes import Codes
+    from stylemed.provenance import belong_together
 
     codes = Codes.load(path)
     if codes.w_plus.shape[1:] != (network.num_layers, network.latent_size):
         raise BadInput(f"{path} was made for another generator: its codes are {codes.w_plus.shape[1:]}.")
+    belong_together(
+        network.provenance,
+        codes.provenance,
+        names=(generator, str(path)),
+        same_store=False,  # slices of new patients are what codes are for
+        cure="encode the slices with an encoder that was trained for this generator",
+    )
     chosen = codes.pick(count, split, seed=seed)
     if len(chosen) < count:
         rest = np.setdiff1d(codes.find(split), chosen)
@@ -509,8 +520,7 @@ def _encoded(path: Path, count: int, split: str | None, seed: int, network):
         chosen = np.concatenate([chosen, more])
     if len(chosen) < count:
         raise BadInput(f"{path} holds {len(chosen)} slices of the split {split or 'all'}; {count} are asked for.")
-    few = codes.select(chosen)
-    return few.table, torch.as_tensor(few.w_plus)
+    return codes.select(chosen)
 
 
 def _save(figure, out: Path) -> None:

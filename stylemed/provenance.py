@@ -58,28 +58,36 @@ def short_hash(sha256: str) -> str:
     return sha256[:12]
 
 
-def belong_together(a: Provenance, b: Provenance, *, names: tuple[str, str]) -> None:
-    """Raises BadInput that names both and the first difference; what one of them does not know is no difference.
+def belong_together(
+    a: Provenance,
+    b: Provenance,
+    *,
+    names: tuple[str, str],
+    same_store: bool = True,
+    cure: str = "give two that come from the same",
+) -> None:
+    """Raises BadInput that names both, the first difference and the cure; what one of them does not know is no difference.
 
     Compared are windows (of the modalities that both have), frame, resolution, store, and weights: those that one of them is, and
-    those that both were made from. A judge has patients of its own, so its store may be another one.
+    those that both were made from. same_store=False: the patients may be others. A judge has patients of its own, so its store
+    may be another one anyway.
     """
-    for what, mine, other in _compared(a, b):
+    for what, mine, other in _compared(a, b, same_store):
         if None not in (mine, other) and mine != other:
             raise BadInput(
                 f"{names[0]} and {names[1]} do not belong together: {what} is {mine} for the first and {other} for the second; "
-                "give two that come from the same."
+                f"{cure}."
             )
 
 
-def _compared(a: Provenance, b: Provenance) -> list[tuple]:
+def _compared(a: Provenance, b: Provenance, same_store: bool) -> list[tuple]:
     """(what, of a, of b) of everything that has to be equal where both are known."""
     shared = sorted(a.windows.keys() & b.windows.keys())
     pairs = [(f"the window of {name}", list(a.windows[name]), list(b.windows[name])) for name in shared]
     if not shared:
         pairs.append(("the modality", *(", ".join(p.windows) or None for p in (a, b))))
     pairs += [("the frame", a.frame, b.frame), ("the resolution", a.resolution, b.resolution)]
-    if "judge" not in (a.kind, b.kind):
+    if same_store and "judge" not in (a.kind, b.kind):
         pairs.append(("the store", a.store, b.store))
     mine, other = ({**p.made_from, **({p.kind: p.digest} if p.kind and p.digest else {})} for p in (a, b))
     return pairs + [(f"the {kind}", mine[kind], other[kind]) for kind in sorted(mine.keys() & other.keys())]

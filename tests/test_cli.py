@@ -3,13 +3,13 @@
 import json
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 from stylemed.cli import app, main
+from stylemed.errors import BadInput
 
 COMMANDS = [
     [],
@@ -69,14 +69,18 @@ def test_every_option_is_explained(command):
             assert len(text.split("  ")) > 1 and len(text.split()[-1]) > 1, f"no help for: {text}"
 
 
-def test_help_is_quick(python_env):
-    times = []
-    for _ in range(3):
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "stylemed", "--help"], env=python_env, capture_output=True, check=True)
-        times.append(time.perf_counter() - started)
-    # The goal is under a second; a loaded machine gets some slack.
-    assert min(times) < 2.0
+def test_help_loads_nothing_heavy(python_env):
+    """What takes seconds to import stays out; how long it takes is up to the machine."""
+    code = """
+import runpy, sys
+sys.argv = ["stylemed", "--help"]
+try:
+    runpy.run_module("stylemed", run_name="__main__")
+except SystemExit as stop:
+    print(stop.code, [name for name in ("torch", "monai", "pandas") if name in sys.modules])
+"""
+    answer = subprocess.run([sys.executable, "-c", code], env=python_env, capture_output=True, text=True)
+    assert "Usage" in answer.stdout and answer.stdout.splitlines()[-1] == "0 []", answer.stdout + answer.stderr
 
 
 @pytest.mark.parametrize(
@@ -186,6 +190,74 @@ def test_the_whole_way(cli, tmp_path):
     with Image.open(tmp_path / "images" / table["file"][0]) as image:
         assert image.size == (32, 32) and image.mode == "L"
     assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.fixture
+def strangers(tmp_path):
+    """Two generators of the same build, a and b, and to each codes and a direction: X.safetensors, X.codes, X.direction."""
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    from stylemed.latent import Codes, Direction
+    from stylemed.networks import Generator
+    from stylemed.training.run import digest_of_weights, export
+
+    table = pd.DataFrame({"case": list("uvwxyz"), "patient": list("uvwxyz"), "split": "train", "z": range(6)})
+    table = table.assign(liver_px=9, tumor_px=[1, 0] * 3, tumor_known=1)
+    for seed, name in enumerate("ab"):
+        torch.manual_seed(seed)
+        network = Generator(16, latent_size=16, mapping_layers=2, fmap_base=64, fmap_max=8)
+        export(tmp_path / f"{name}.safetensors", network, {"seed": seed, "provenance": {"store": f"of {name}"}})
+        made = {"made_from": {"generator": digest_of_weights(network.state_dict())}, "store": "new patients"}
+        info = {"provenance": made | {"kind": "codes"}}
+        w_plus = np.random.default_rng(seed).standard_normal((6, 6, 16))
+        Codes(table, w_plus, info).save(tmp_path / f"{name}.codes")
+        info = {"provenance": made | {"kind": "direction"}}
+        Direction(np.eye(16, dtype=np.float32)[0], 0.0, 1.0, "tumor", info=info).save(tmp_path / f"{name}.direction")
+    return tmp_path
+
+
+def test_what_belongs_to_another_generator_is_refused_and_nothing_is_written(cli, strangers):
+    a, b = "a.safetensors", "b.safetensors"
+    before = sorted(strangers.iterdir())
+    for arguments, names in (
+        (("mix", a, "--codes", "b.codes", "--rows", 2, "--columns", 2, "--out", "x.png"), (a, "b.codes")),
+        (("direction", "b.codes", "--folds", 2, "--out", "d", "--generator", a, "--figure", "x.png"), (a, "b.codes")),
+        (("generate", a, "--direction", "b.direction", "--out", "images"), (a, "b.direction")),
+        (("generate", a, "--direction", "a.direction", "--codes", "b.codes", "--out", "images"), (a, "b.codes")),
+    ):
+        said = sentence(cli(*arguments, code=2))
+        assert said.startswith(f"stylemed: {names[0]} and {names[1]} do not belong together: the generator is ")
+        assert "encode" in said.split(";")[-1] and sorted(strangers.iterdir()) == before
+    own = ("--codes", "b.codes", "--count", 2, "--step", 1, "--out", "images")
+    cli("generate", b, "--direction", "b.direction", *own)
+    assert (strangers / "images" / "table.csv").is_file()
+
+
+def test_a_wrong_preset_is_told_before_anything_is_measured_and_one_process_measures(
+    cli, phantom, tmp_path, monkeypatch
+):
+    from stylemed.data import prepare
+    from stylemed.evaluation import Distances
+    from stylemed.training import gan
+
+    prepare(phantom, tmp_path / "store", 32, workers=1, progress=False)
+    line = ("train", "gan", "--store", "store", "--run", "run", "--kimg", 1)
+    for wrong, says in ((("--preset", "nope"), "no preset nope"), (("--preset", "smoke", "--set", "batch=1"), "batch")):
+        assert says in sentence(cli(*line, *wrong, "--labeller", "missing", "--inception", "missing", code=2))
+    assert not (tmp_path / "run").exists()
+    measures = []
+
+    def stop(*arguments, on_snapshot, **others):
+        measures.append(on_snapshot)
+        raise BadInput("seen enough.")
+
+    monkeypatch.setattr(gan, "train_gan", stop)
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        cli(*line, "--preset", "smoke", code=2)
+    assert measures[0] is None and isinstance(measures[1], Distances)
 
 
 def test_fields_of_a_preset_can_be_set(cli, tmp_path):

@@ -50,6 +50,14 @@ def test_what_fits_and_what_is_unknown_is_not_refused():
     belong_together(judge, CODES, names=("judge", "codes"))
 
 
+def test_the_patients_may_be_others_where_that_is_said_and_nothing_else():
+    elsewhere = replace(CODES, store="d" * 16)
+    belong_together(WHOLE, elsewhere, names=("gan", "codes"), same_store=False)
+    with pytest.raises(BadInput, match="frame is image .* body for the second; encode again.$"):
+        body = replace(elsewhere, frame="body")
+        belong_together(WHOLE, body, names=("gan", "codes"), same_store=False, cure="encode again")
+
+
 @pytest.mark.parametrize(
     "changes, says",
     [

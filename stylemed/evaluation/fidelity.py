@@ -9,6 +9,7 @@ a FID.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from stylemed.errors import BadInput
 from stylemed.evaluation.inception import Inception
+from stylemed.evaluation.judge import check_reader
 from stylemed.evaluation.memorization import grey, nearest, nearest_other_patient, thumbnails
 from stylemed.evaluation.variety import covered, pairwise_dice
 from stylemed.networks.layers import downscale, upscale
@@ -294,7 +296,8 @@ class Distances:
     What cannot be had (no reader, no labels, no test, no Inception) is empty. Beside it, `neighbours.png`: the eight generated
     slices nearest to a training slice, above those slices. The latents are the same each time, the stored noise maps are used,
     and no global random number is drawn: a run with and without this callback is the same, bit for bit. A resumed run replaces
-    the rows from its checkpoint on. Where `verdict` comes to another conclusion than before, it is printed.
+    the rows from its checkpoint on. Where `verdict` comes to another conclusion than before, it is printed. The slices are read
+    at the first call, so that a mistake of the training itself is told before.
 
     Args:
         dataset: the training slices: len(), `images(positions) -> [n, C, R, R]`; patients come from its `patients` or `store`,
@@ -307,7 +310,7 @@ class Distances:
             where anything is chosen by these columns: it must have no part in making what it measures.
         test: slices of other patients, as `dataset`.
 
-    BadInput for fewer than four slices in either.
+    BadInput for fewer than four slices in either, and for a reader of slices of another window, frame or resolution.
     """
 
     def __init__(
@@ -321,28 +324,43 @@ class Distances:
         test=None,
     ):
         self.dataset, self.seed, self.count, self.batch, self.reader = dataset, seed, count, batch, reader
+        self.test, self.said = test, None
         if count < 2 or batch < 1:
             raise BadInput(f"Distances need at least two images drawn, not {count} in batches of {batch}.")
         if len(dataset) < LEAST_SLICES:
             raise BadInput(f"Distances need at least four training slices, not {len(dataset)}.")
         if test is not None and len(test) < LEAST_SLICES:
             raise BadInput(f"Distances need at least four test slices or none, not {len(test)}.")
-        patients = _patients(dataset)
+        if reader is not None:
+            check_reader(reader, getattr(dataset, "store", None))
         self.inception = Inception(inception) if inception else None
-        train = _survey(_batches(dataset, range(len(dataset)), batch), self.inception)
-        self.train, self.pooled, self.said = train.small, train.pooled, None
-        others = None if test is None else _survey(_batches(test, range(len(test)), batch)).features
-        self.reference = Reference(train.features, patients, count, seed, others)
+
+    @cached_property
+    def train(self) -> "_Survey":
+        """What is measured of the training slices themselves."""
+        return _survey(_batches(self.dataset, range(len(self.dataset)), self.batch), self.inception)
+
+    @cached_property
+    def reference(self) -> Reference:
+        test = self.test
+        others = None if test is None else _survey(_batches(test, range(len(test)), self.batch)).features
+        return Reference(self.train.features, _patients(self.dataset), self.count, self.seed, others)
+
+    @cached_property
+    def yardsticks(self) -> dict[str, float]:
+        """The columns that are the same in every row."""
+        dataset, count, seed, reader = self.dataset, self.count, self.seed, self.reader
+        patients = _patients(dataset)
         some = np.random.default_rng(seed).permutation(len(dataset))[:READ]
-        read = _survey(_batches(dataset, some.tolist(), batch), reader=reader) if reader is not None else None
+        read = _survey(_batches(dataset, some.tolist(), self.batch), reader=reader) if reader is not None else None
         livers, chosen = _livers(dataset, some[:count]), None if patients is None else patients[some[:count]]
-        self.yardsticks = {
+        return {
             "frechet_floor": self.reference.floor(),
             "frechet_patients": self.reference.between_patients(),
             "frechet_test_floor": self.reference.floor_test(),
             "recall_train": self.reference.recall_between_patients(),
-            "nearest_train": float(np.median(nearest_other_patient(self.train, patients))),
-            "spread_train": train.spread,
+            "nearest_train": float(np.median(nearest_other_patient(self.train.small, patients))),
+            "spread_train": self.train.spread,
             "liver_dice_train": float("nan") if livers is None else pairwise_dice(livers, chosen, seed=seed),
             "tumor_share_train": read.tumor_share if read else float("nan"),
             "tumor_px_train": read.tumor_px if read else float("nan"),
@@ -353,7 +371,7 @@ class Distances:
         stream = random_stream(self.seed, 0, "distances")
         z = torch.randn(self.count, trainer.averaged.latent_size, generator=stream)
         made = _survey((self._draw(trainer, part) for part in z.split(self.batch)), self.inception, self.reader)
-        distances, positions = nearest(made.small, self.train)
+        distances, positions = nearest(made.small, self.train.small)
         row = {
             "kimg": trainer.nimg / 1000,
             "frechet": self.reference.frechet(made.features),
@@ -367,7 +385,7 @@ class Distances:
             "liver_dice": float("nan") if made.livers is None else pairwise_dice(made.livers, seed=self.seed),
             "tumor_share": made.tumor_share,
             "tumor_px": made.tumor_px,
-            "inception": float("nan") if made.pooled is None else frechet_distance(made.pooled, self.pooled),
+            "inception": float("nan") if made.pooled is None else frechet_distance(made.pooled, self.train.pooled),
             **self.yardsticks,
         }
         _write_row(run.path, row)

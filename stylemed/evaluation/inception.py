@@ -10,13 +10,14 @@ from torch import Tensor
 from stylemed.networks.encoder import load_state
 
 SIDE = 299  # what the network was trained at
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colours
 
 
 class Inception:
     """The 2048 pooled features of torchvision's Inception v3 (Szegedy 2016).
 
     The weights are torchvision's, not those of the original FID, so the distances are not to be compared with published ones.
+    They come from TensorFlow and read images in [-1, 1]: torchvision's own way, which normalises with ImageNet's mean and
+    deviation, takes that back in the network (`transform_input`).
 
     Args:
         weights: file with the state dict of `torchvision.models.inception_v3`; BadInput when it is missing or something else.
@@ -25,7 +26,7 @@ class Inception:
     def __init__(self, weights: str | Path):
         from torchvision.models import inception_v3
 
-        self.network = inception_v3(weights=None, init_weights=False)
+        self.network = inception_v3(weights=None, init_weights=False, transform_input=False)
         load_state(self.network, weights, "torchvision Inception v3")
         self.network.fc = torch.nn.Identity()
         self.network.eval().requires_grad_(False)
@@ -35,5 +36,4 @@ class Inception:
         """Images [N, C, R, R] in [-1, 1], C 1 or 3 -> float64 [N, 2048]."""
         images = images.float().expand(-1, 3, -1, -1)
         images = F.interpolate(images, size=(SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
-        mean, deviation = (torch.tensor(x)[:, None, None] for x in (MEAN, DEVIATION))
-        return self.network(((images + 1) / 2 - mean) / deviation).double().numpy()
+        return self.network(images).double().numpy()

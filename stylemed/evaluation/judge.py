@@ -21,7 +21,7 @@ from stylemed.data.store import disc_across, largest_px
 from stylemed.errors import BadInput
 from stylemed.latent.direction import draw_patients, patient_auc
 from stylemed.phantom.anatomy import ENHANCEMENT
-from stylemed.provenance import Provenance
+from stylemed.provenance import Provenance, belong_together
 from stylemed.training.run import export, load_network
 
 CLASSES = ("air", "body", "liver", "tumor")
@@ -222,14 +222,27 @@ def _column(table, name):
 # -- how wrong it is
 
 
+def check_reader(reader, store) -> None:
+    """BadInput where a reader's slices looked otherwise than those of a store: window, frame, resolution. Patients may differ."""
+    its, of_store = (getattr(artifact, "provenance", Provenance()) for artifact in (reader, store))
+    belong_together(
+        its,
+        of_store,
+        names=(f"the {its.kind or 'reader'}", f"the store {getattr(store, 'path', '')}".strip()),
+        same_store=False,
+        cure=f"prepare the store as that of the {its.kind or 'reader'} was, or train one on slices like these",
+    )
+
+
 def errors(
     reader: Reader, store, split: str = "test", seed: int = 0, draws: int = 1000, *, seen: bool = False
 ) -> pd.DataFrame:
     """The reader's own errors on a split: `error_table` of what it finds there.
 
-    BadInput where it has learned from some of these patients; with seen=True they are asked about all the same, and a column
-    `seen` says how many they are.
+    BadInput where the store has another window, frame or resolution than it learned from, and where it has learned from some of
+    these patients; with seen=True they are asked about all the same, and a column `seen` says how many they are.
     """
+    check_reader(reader, store)
     rows = store.select(split)
     if not len(rows):
         raise BadInput(f"{store.path} has no slice of the split {split} to measure the {reader.kind} on.")

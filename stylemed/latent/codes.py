@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from stylemed import __version__
 from stylemed.errors import BadInput
-from stylemed.provenance import Provenance
+from stylemed.provenance import Provenance, belong_together
 from stylemed.training.run import digest_of_weights
 
 FORMAT = "1"
@@ -111,13 +111,21 @@ class Codes:
 def encode_store(store, encoder, *, split: str | None = None, batch: int = 32, progress: bool = True) -> Codes:
     """Encode the slices of a store (of one split, or all) -> Codes, in the order of the store.
 
-    BadInput when encoder and store differ in resolution, or when the split is empty.
+    BadInput when encoder and store differ in resolution, window or frame, or when the split is empty.
     """
     if encoder.resolution != store.resolution:
         raise BadInput(
             f"the encoder works at {encoder.resolution}² but the store {store.path} holds {store.resolution}² "
             f"slices: prepare the store with --resolution {encoder.resolution}"
         )
+    its = getattr(encoder, "provenance", Provenance())
+    belong_together(
+        its,
+        store.provenance,
+        names=("the encoder", f"the store {store.path}"),
+        same_store=False,  # its patients may be new ones
+        cure="prepare the store as the encoder's was, or train an encoder for it",
+    )
     rows = np.asarray(store.select(split=split))
     if len(rows) == 0:
         raise BadInput(f"the store {store.path} has no slices in split {split!r}")
@@ -134,7 +142,6 @@ def encode_store(store, encoder, *, split: str | None = None, batch: int = 32, p
     table["row"] = rows
     table["body_px"] = [int((np.asarray(store.hu[row]) > AIR_HU).sum()) for row in rows]
     digest = digest_of_weights(encoder.state_dict())
-    its = getattr(encoder, "provenance", Provenance())
     behind = its.made_from if its.digest == digest else {}  # not where it was trained on since it was loaded
     made = replace(
         store.learned_from(rows, split),

@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from stylemed.errors import BadInput
 from stylemed.latent.codes import Codes, read_tensors, write_tensors
 from stylemed.latent.mixing import layers_of, synthesize
-from stylemed.provenance import Provenance
+from stylemed.provenance import Provenance, belong_together
 
 COMPONENTS = (8, 32, 128)  # principal components the classifier may see: few patients, many latent axes
 STRENGTHS = tuple(10.0 ** np.arange(-3.0, 2.0))  # C of the logistic regression: small = strong shrinkage
@@ -196,7 +196,17 @@ def walk(w_plus, direction: Direction, steps, layers=None) -> torch.Tensor:
 
 
 def traverse(generator, w_plus, direction: Direction, steps, layers=None) -> torch.Tensor:
-    """Images along the walk: codes [B, L, latent] -> [B, S, C, R, R] about [-1, 1], on the CPU."""
+    """Images along the walk: codes [B, L, latent] -> [B, S, C, R, R] about [-1, 1], on the CPU.
+
+    BadInput for a direction that was found in the latent space of other weights than the generator's.
+    """
+    belong_together(
+        getattr(generator, "provenance", Provenance()),
+        direction.provenance,
+        names=("the generator", "the direction"),
+        same_store=False,
+        cure="find the direction on codes of this generator",
+    )
     return synthesize(generator, walk(w_plus, direction, steps, layers))
 
 

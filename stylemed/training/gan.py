@@ -363,6 +363,19 @@ def _compile(blocks) -> None:
         block.compile(dynamic=False)
 
 
+def config_for(dataset, preset: str | GanConfig, changes: dict) -> GanConfig:
+    """The configuration that `train_gan` trains with; BadInput as there, before anything is read."""
+    if len(dataset) == 0:
+        raise BadInput("There is no slice to train on: no patient of the store has the split train.")
+    if isinstance(preset, GanConfig):
+        if changes:
+            raise BadInput(f"Give {', '.join(changes)} in the configuration itself.")
+        return preset
+    if given := sorted({"resolution", "channels"} & set(changes)):
+        raise BadInput(f"{given[0]} is that of the data and cannot be set; prepare a store of another size for it.")
+    return gan_config(preset, dataset.resolution, dataset.channels, **changes)
+
+
 def train_gan(
     dataset,
     run: str | Path,
@@ -396,16 +409,7 @@ def train_gan(
 
     Raises BadInput for an unknown preset or field, an empty data set, a run folder of another configuration or in use.
     """
-    if len(dataset) == 0:
-        raise BadInput("There is no slice to train on: no patient of the store has the split train.")
-    if isinstance(preset, GanConfig):
-        config = preset
-        if changes:
-            raise BadInput(f"Give {', '.join(changes)} in the configuration itself.")
-    elif given := sorted({"resolution", "channels"} & set(changes)):
-        raise BadInput(f"{given[0]} is that of the data and cannot be set; prepare a store of another size for it.")
-    else:
-        config = gan_config(preset, dataset.resolution, dataset.channels, **changes)
+    config = config_for(dataset, preset, changes)
     device = own_device(device)
     team = join_team(torch.device(device))
     for row in growth_table(config, kimg):

@@ -8,7 +8,8 @@ import hashlib
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -96,11 +97,20 @@ def drive(
 ) -> Run:
     """Train until `kimg` thousand images were shown (in all, resumed ones included) or `max_minutes` have passed.
 
-    The same call resumes. Ends with a checkpoint and exported weights. Of a team, the first process reads and writes the folder.
+    The same call resumes. Ends with a checkpoint and exported weights. Of a team, the first process reads and writes the folder,
+    which nobody else can use until the call is over, whatever ends it.
     """
     team = team or Team()
+    with _opened(run, config, team) as state:
+        _go_on(trainer, run, state, kimg, tick_kimg, snapshot_ticks, max_minutes, progress, on_snapshot, team)
+    return run
+
+
+def _go_on(
+    trainer, run, state: dict | None, kimg, tick_kimg, snapshot_ticks, max_minutes, progress, on_snapshot, team
+) -> None:
+    """The training itself, from `state` (of a checkpoint) on; the rest as `drive` takes it."""
     first = team.rank == 0
-    lock, state = _begin(run, config, team)
     rows: list[dict] = []
     sums: dict[str, float] = {}
     steps = 0
@@ -192,21 +202,26 @@ def drive(
     # What came after the last tick is told too, but not kept: a resumed run begins its tick where it was.
     if first and steps:
         run.write_log([*rows, row(time.monotonic())])
-    if lock is not None:
-        lock.close()
-    return run
 
 
-def _begin(run: Run, config: dict, team: Team) -> tuple:
-    """The lock on the folder (first process only; held until the training ends) and the state to go on from, the same for all."""
+@contextmanager
+def _opened(run: Run, config: dict, team: Team) -> Iterator[dict | None]:
+    """The state to go on from, the same for all processes; the first one holds the lock on the folder meanwhile.
+
+    A notebook keeps the frames of what was interrupted, so the lock is given back here and not when nobody refers to it.
+    """
     lock = state = refusal = None
-    if team.rank == 0:
-        try:
-            lock = run.begin(config)
-            state = run.load_checkpoint()
-        except BadInput as error:
-            refusal = str(error)
-    refusal, state = team.agree((refusal, state))
-    if refusal:
-        raise BadInput(refusal)
-    return lock, state
+    try:
+        if team.rank == 0:
+            try:
+                lock = run.begin(config)
+                state = run.load_checkpoint()
+            except BadInput as error:
+                refusal = str(error)
+        refusal, state = team.agree((refusal, state))
+        if refusal:
+            raise BadInput(refusal)
+        yield state
+    finally:
+        if lock is not None:
+            lock.release()

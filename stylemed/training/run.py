@@ -1,7 +1,6 @@
 """The folder of one training: configuration, log, sample grids, checkpoints that survive a kill, exported weights."""
 
 import csv
-import fcntl
 import hashlib
 import io
 import json
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 
 from stylemed import __version__
 from stylemed.errors import BadInput
@@ -54,8 +54,8 @@ class Run:
 
     # -- used by the training loops
 
-    def begin(self, config: dict):
-        """Create or reopen the folder for exactly this configuration; returns a lock that holds while it is referenced.
+    def begin(self, config: dict) -> FileLock:
+        """Create or reopen the folder for exactly this configuration; returns the lock on it, to be released at the end.
 
         BadInput when the folder holds another configuration, something else, or is in use by another process.
         """
@@ -70,11 +70,20 @@ class Run:
                 f"{self.path} holds other files and no config.yaml; name an empty or new folder for the run."
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = (self.path / ".lock").open("w")
+        lock = FileLock(self.path / ".lock")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            lock.acquire(timeout=0)
+        except Timeout:
             raise BadInput(f"{self.path} is in use by another training; wait for it or name another folder.") from None
+        try:
+            self._settle(config)
+        except BaseException:
+            lock.release()
+            raise
+        return lock
+
+    def _settle(self, config: dict) -> None:
+        """Write the configuration, or compare it with the one that is there."""
         file = self.path / "config.yaml"
         config = json.loads(json.dumps(config))  # keys and tuples as YAML will give them back
         if file.is_file():
@@ -90,7 +99,6 @@ class Run:
         else:
             write_safely(file, yaml.safe_dump(config, sort_keys=False).encode())
         (self.path / "samples").mkdir(exist_ok=True)
-        return lock
 
     def save_checkpoint(self, state: dict, nimg: int, resolution: int, keep: int = 3) -> None:
         """Write `checkpoint-NIMG-RESOLUTION.pt` beside, sync, rename; keep the newest `keep` and the last of each resolution."""
@@ -173,7 +181,7 @@ def write_safely(path: Path, data: bytes, sync: bool = True) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         part.replace(path)
-        if sync:
+        if sync and hasattr(os, "O_DIRECTORY"):  # Windows has no way to sync a folder
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)
             os.close(folder)

@@ -1,6 +1,8 @@
 """What a training is made of, and how it grows: everything here is a pure function of the images shown so far (nimg)."""
 
 from dataclasses import asdict, dataclass, field, fields, replace
+from types import NoneType
+from typing import Any, get_args, get_origin
 
 from stylemed.errors import BadInput
 
@@ -149,20 +151,39 @@ PRESETS["ct-128"] = {
 
 def gan_config(name: str, resolution: int, channels: int = 1, **changes) -> GanConfig:
     """The named preset for data of this resolution and number of channels; BadInput for an unknown name or field."""
-    if name not in PRESETS:
-        raise BadInput(f"There is no preset {name}; choose one of {', '.join(PRESETS)}.")
-    unknown = set(changes) - {f.name for f in fields(GanConfig)}
-    if unknown:
-        raise BadInput(f"Unknown training parameter {', '.join(sorted(unknown))}; see stylemed.training.GanConfig.")
-    plain = GanConfig()
-    for key, value in changes.items():
-        usual = getattr(plain, key)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        fits = {bool: isinstance(value, bool), str: isinstance(value, str), dict: isinstance(value, dict)}
-        if not fits.get(type(usual), number or (usual is None and value is None)):
-            raise BadInput(f"{key} cannot be {value!r}; in preset paper it is {usual!r}.")
-    config = GanConfig(**{**PRESETS[name], **changes, "resolution": resolution, "channels": channels})
+    config = config_from_preset(GanConfig, PRESETS, name, changes, resolution=resolution, channels=channels)
     return replace(config, start_resolution=min(config.start_resolution, resolution))
+
+
+def config_from_preset(kind: type, presets: dict[str, dict], name: str, changes: dict, **given):
+    """A configuration `kind` (dataclass) of the named preset with `changes`, and what is `given` by the data or networks.
+
+    BadInput for an unknown preset, an unknown field, or a value of another type than the field's.
+    """
+    if name not in presets:
+        raise BadInput(f"There is no preset {name}; choose one of {', '.join(presets)}.")
+    types = {f.name: f.type for f in fields(kind)}
+    unknown = set(changes) - set(types)
+    if unknown:
+        raise BadInput(
+            f"Unknown training parameter {', '.join(sorted(unknown))}; see stylemed.training.{kind.__name__}."
+        )
+    usual = kind()
+    for key, value in changes.items():
+        if not _fits(value, types[key]):
+            raise BadInput(f"{key} cannot be {value!r}; by default it is {getattr(usual, key)!r}.")
+    return kind(**{**presets[name], **changes, **given})
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a value is of the type that a field is annotated with; an int is a float too, a bool is no number."""
+    if get_origin(annotation) is dict:
+        keys, values = get_args(annotation)
+        return isinstance(value, dict) and all(_fits(k, keys) and _fits(v, values) for k, v in value.items())
+    kinds = [NoneType if kind is None else kind for kind in get_args(annotation) or (annotation,)]
+    if isinstance(value, bool):
+        return bool in kinds
+    return isinstance(value, tuple(kinds)) or (isinstance(value, int) and float in kinds)
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,41 @@ def test_inputs_refuse_nonsense(tmp_path, monkeypatch):
         chapters.inputs("smoke", needs=["judge"])
 
 
+def test_inputs_that_were_made_from_others_are_refused(phantom, tmp_path, monkeypatch):
+    """Chapter 1 with another seed, then chapter 5: the old generator has seen patients that are `test` now."""
+    from stylemed.data import SliceStore, prepare
+    from stylemed.networks import Encoder, Generator
+    from stylemed.training.run import digest_of_weights, export
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(chapters, "_current", None)
+    made = tmp_path / "_build" / "smoke" / "artifacts"
+    prepare(phantom, made / "store", 32, workers=1, progress=False)
+    learned = SliceStore.open(made / "store").learned_from([0], "train").to_dict()
+    generator = Generator(32, latent_size=16, mapping_layers=2, fmap_base=64, fmap_max=8)
+    for name in ("gan", "encoder"):
+        (made / name).mkdir()
+    export(made / "gan" / "generator.safetensors", generator, {"provenance": learned})
+
+    def write_encoder(of: str):
+        network = Encoder(32, latent_size=16, num_layers=8)
+        metadata = {"provenance": learned | {"made_from": {"generator": of}}}
+        export(made / "encoder" / "encoder.safetensors", network, metadata)
+
+    digest = digest_of_weights(generator.state_dict())
+    write_encoder(digest)
+    assert not chapters.inputs("smoke").small
+    write_encoder("another")
+    with pytest.raises(
+        BadInput, match=f"the encoder in .*encoder and the generator in .*gan .*another .*{digest}.* run 4 "
+    ):
+        chapters.inputs("smoke")
+    info = json.loads((made / "store" / "store.json").read_text())
+    (made / "store" / "store.json").write_text(json.dumps(info | {"digest": "of another seed"}))
+    with pytest.raises(BadInput, match="the generator in .* of another seed .*stylemed book run 3 4 --profile smoke"):
+        chapters.inputs("smoke", needs=["store", "generator"])
+
+
 def test_record_takes_numbers_only(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     chapters.inputs("smoke", needs=[])

@@ -22,6 +22,8 @@ from stylemed.evaluation import (
     verdict,
 )
 from stylemed.evaluation.fidelity import COLUMNS, FIRST_COLUMNS, _half
+from stylemed.evaluation.inception import Inception
+from stylemed.provenance import Provenance
 from stylemed.training import train_gan
 from stylemed.training.run import Run
 
@@ -452,12 +454,58 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
         measured(tmp_path, Blobs(), Blobs().all * float("nan"))
 
 
-def test_inception_is_used_where_its_weights_are_given(tmp_path):
+def test_slices_are_read_at_the_first_call_and_mistakes_told_before():
+    class Unread(Blobs):
+        def images(self, positions):
+            raise AssertionError("read")
+
+    data = Unread()
+    measure = Distances(data, test=Unread())
+    with pytest.raises(AssertionError, match="read"):
+        measure.yardsticks  # noqa: B018
+    data.store = SimpleNamespace(provenance=Provenance(windows={"CT": [-100.0, 250.0]}))
+    reader = BrightDiscs()
+    reader.provenance = Provenance(kind="labeller", windows={"CT": [0.0, 250.0]})
+    with pytest.raises(BadInput, match="the labeller and the store .*window of CT"):
+        Distances(data, reader=reader)
+
+
+@pytest.fixture(scope="module")
+def inception_weights(tmp_path_factory):
+    """Random, of a size that keeps the signal alive through all layers, so that features differ where images do."""
     from torchvision.models import inception_v3
 
     torch.manual_seed(0)
-    torch.save(inception_v3(weights=None, init_weights=False).state_dict(), tmp_path / "inception.pth")
-    measure = Distances(Blobs(8), count=4, inception=tmp_path / "inception.pth")
+    network = inception_v3(weights=None, init_weights=False)
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    file = tmp_path_factory.mktemp("inception") / "inception.pth"
+    torch.save(network.state_dict(), file)
+    return file
+
+
+def test_inception_reads_images_as_its_weights_were_trained(inception_weights):
+    """Against torchvision's own way: its preprocessing, and the network as it is built with the released weights."""
+    from torchvision.models import Inception_V3_Weights, inception_v3
+
+    network = inception_v3(weights=None, init_weights=False, transform_input=True)
+    network.load_state_dict(torch.load(inception_weights))
+    network.fc = torch.nn.Identity()
+    images = torch.rand(2, 1, 299, 299, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    prepare = Inception_V3_Weights.IMAGENET1K_V1.transforms(resize_size=299)
+    with torch.no_grad():
+        usual = network.eval()(prepare(((images + 1) / 2).expand(-1, 3, -1, -1))).double().numpy()
+    inception = Inception(inception_weights)
+
+    def away(features):
+        return np.linalg.norm(features - usual) / np.linalg.norm(usual)
+
+    assert usual.std() > 0.1 and away(inception(images)) < 1e-4 < 0.1 < away(inception((images + 1) / 2))
+
+
+def test_inception_is_used_where_its_weights_are_given(tmp_path, inception_weights):
+    measure = Distances(Blobs(8), count=4, inception=inception_weights)
     train_gan(Blobs(8), tmp_path / "run", "smoke", kimg=0.008, progress=False, on_snapshot=measure, **TINY)
     table = read_distances(tmp_path / "run")
     assert table.columns[-1] == "inception" and (table.inception >= 0).all()

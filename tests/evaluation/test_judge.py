@@ -2,6 +2,8 @@
 
 import copy
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -116,6 +118,14 @@ def test_patients_it_learned_from_are_refused_by_name(store, trained):
     assert len(errors(judge, other, "judge", draws=10))
     with pytest.raises(BadInput, match="and 2 more"):
         errors(judge, store, "judge")
+
+
+@pytest.mark.parametrize("change", [{"windows": {"CT": [0.0, 1.0]}}, {"frame": "body"}, {"resolution": 64}])
+def test_slices_that_look_otherwise_than_those_it_learned_from_are_refused(store, change):
+    its = replace(store.provenance, kind="judge", store="of its own", patients={}, **change)
+    reader = SimpleNamespace(kind="judge", provenance=its, findings=None)
+    with pytest.raises(BadInput, match=f"the judge and the store .*the {list(change)[0][:6]}.*prepare the store"):
+        errors(reader, store)
 
 
 def test_sensitivity_by_size():

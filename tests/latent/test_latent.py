@@ -1,5 +1,6 @@
 """Codes, mixing, direction and effects, on small random networks and on codes with a planted truth."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -29,6 +30,7 @@ from stylemed.latent import direction as direction_module
 from stylemed.latent.effects import band_split
 from stylemed.latent.mixing import describe_level, layers_of
 from stylemed.networks import Encoder, Generator
+from stylemed.provenance import Provenance
 
 torch.set_num_threads(1)
 
@@ -110,7 +112,7 @@ def test_encode_store_keeps_rows_and_codes_together():
         return (hu[rows].clip(-100, 250)[:, None] - 75).astype(np.float32) / 175
 
     info = {"resolution": 32, "windows": {"CT": [-100, 250]}, "digest": "d", "version": 1}
-    store = SliceStore("store", info, hu, None, slices.assign(modality="CT"))
+    store = SliceStore("store", info, hu, None, slices.assign(modality="CT", twin_of=""))
     torch.manual_seed(0)
     encoder = Encoder(32, latent_size=16, num_layers=8)
     codes = encode_store(store, encoder, split="test", batch=3, progress=False)
@@ -123,6 +125,15 @@ def test_encode_store_keeps_rows_and_codes_together():
     store.resolution = 64
     with pytest.raises(BadInput, match="--resolution 32"):
         encode_store(store, encoder)
+
+    store.resolution = 32
+    encoder.provenance = replace(store.provenance, kind="encoder", store="of other patients")
+    assert np.array_equal(encode_store(store, encoder, split="test", batch=3, progress=False).w_plus, codes.w_plus)
+    for change, says in (({"windows": {"CT": [0, 250]}}, "window of CT is"), ({"frame": "body"}, "frame is body")):
+        encoder.provenance = replace(encoder.provenance, **change)
+        with pytest.raises(BadInput, match=f"the encoder and the store .* {says}"):
+            encode_store(store, encoder)
+        encoder.provenance = store.provenance
 
 
 def test_pick_takes_one_slice_of_each_patient_and_unknown_is_never_without():
@@ -257,6 +268,19 @@ def test_walk_is_linear_and_stands_still_at_zero(generator):
     with torch.no_grad():
         torch.testing.assert_close(images[:, 1], generator.synthesis(start), atol=1e-5, rtol=1e-5)
     assert images.shape == (2, 3, 1, 32, 32)
+
+
+def test_a_direction_of_other_weights_is_not_walked(generator, monkeypatch):
+    vector, start = np.eye(16, dtype=np.float32)[0], torch.zeros(1, 8, 16)
+    monkeypatch.setattr(generator, "provenance", Provenance(kind="generator", digest="mine"), raising=False)
+    for digest in ("mine", "another"):
+        made = Provenance(kind="direction", store="s", made_from={"generator": digest})
+        direction = Direction(vector, 0.0, 1.0, "tumor", info={"provenance": made.to_dict()})
+        if digest == "mine":
+            traverse(generator, start, direction, [0.0])
+        else:
+            with pytest.raises(BadInput, match="the generator is mine .* another .* find the direction on codes"):
+                traverse(generator, start, direction, [0.0])
 
 
 def test_patient_auc_agrees_with_scikit_learn_and_keeps_to_its_folds():

@@ -14,9 +14,12 @@ import torch
 from made_up import TIMES, TINY, Blobs
 
 from stylemed.errors import BadInput
+from stylemed.networks import Generator
+from stylemed.provenance import Provenance
 from stylemed.training import (
     GanConfig,
     Run,
+    encoder_config,
     gan_config,
     growth_table,
     load_encoder,
@@ -25,13 +28,19 @@ from stylemed.training import (
     train_encoder,
     train_gan,
 )
+from stylemed.training.encoder import EncoderTrainer
 from stylemed.training.gan import GanTrainer
 from stylemed.training.loop import MOST_SKIPPED, GradientGuard, next_positions
+from stylemed.training.run import digest_of_weights, export
 from stylemed.training.schedule import ema_beta
 
 
 def state(run: Path) -> dict:
     return load_generator(run)[0].state_dict()
+
+
+def gan(preset: str, **changes):
+    return gan_config(preset, 64, **changes)
 
 
 def equal(a: dict, b: dict) -> bool:
@@ -225,12 +234,26 @@ def test_run_folder_in_use_or_of_something_else_is_refused(tmp_path):
     lock = Run(tmp_path / "run").begin({"kind": "gan"})
     with pytest.raises(BadInput, match="in use"):
         Run(tmp_path / "run").begin({"kind": "gan"})
-    lock.close()
+    lock.release()
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("…")
     with pytest.raises(BadInput, match="holds other files"):
         train_gan(Blobs(), tmp_path / "thesis", "smoke", kimg=0.1, progress=False, **TINY)
     assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["chapter.tex"]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_training_leaves_its_folder_free(tmp_path, stop):
+    def interrupt(run, trainer):
+        raise stop
+
+    # As in a notebook, the exceptions and their frames stay referred to.
+    with pytest.raises(stop) as kept:
+        train_gan(Blobs(), tmp_path / "run", "smoke", kimg=0.1, progress=False, on_snapshot=interrupt, **TINY)
+    with pytest.raises(BadInput, match="another configuration") as refused:
+        train_gan(Blobs(), tmp_path / "run", "smoke", kimg=0.1, progress=False, seed=1, **TINY)
+    train_gan(Blobs(), tmp_path / "run", "smoke", kimg=0.1, progress=False, **TINY)
+    assert kept.value and refused.value
 
 
 def test_unreadable_checkpoints_and_weights_are_named(tmp_path):
@@ -274,6 +297,41 @@ def test_unknown_names_are_told():
         gan_config("smoke", 64, precision="fp8")
     with pytest.raises(BadInput, match="augment must be"):
         gan_config("smoke", 64, augment="mirror")
+    with pytest.raises(BadInput, match="no preset nope"):
+        encoder_config("nope")
+    with pytest.raises(BadInput, match="learning_speed.*EncoderConfig"):
+        encoder_config("smoke", learning_speed=1)
+    with pytest.raises(BadInput, match="space must be"):
+        encoder_config("smoke", space="z")
+    with pytest.raises(BadInput, match="batch in the configuration itself"):
+        train_encoder("nowhere", "nowhere", encoder_config("smoke"), kimg=1, batch=2)
+
+
+@pytest.mark.parametrize(
+    "config, changes",
+    [(gan, {"mapping_layers": 2.5}), (gan, {"compile": 1}), (gan, {"batch": {64: "four"}}), (gan, {"fade_kimg": None})]
+    + [(encoder_config, {"batch": 4.5}), (encoder_config, {"space": 1}), (encoder_config, {"image_weight": True})]
+    + [(encoder_config, {"radius": "far"}), (encoder_config, {"learning_rate": "1e-3"})],
+)
+def test_values_of_another_type_are_refused(config, changes):
+    with pytest.raises(BadInput, match=f"{list(changes)[0]} cannot be .* by default it is"):
+        config("smoke", **changes)
+    assert config("smoke", ema_rampup=None, tick_kimg=1).tick_kimg == 1  # a whole number is a number
+
+
+def test_a_measured_radius_clips_a_hundredth_of_the_generators_own_latents():
+    torch.manual_seed(0)
+    generator = Generator(16, **{k: v for k, v in TINY.items() if k != "batch_default"}).eval()
+
+    def encoder(preset):
+        return EncoderTrainer(generator, None, encoder_config(preset), 0, "cpu", {}).encoder
+
+    smoke = encoder("smoke")
+    with torch.no_grad():
+        w = generator.mapping(torch.randn(20000, 16))
+    distance = ((w - smoke.w_avg) / smoke.w_std).square().mean(dim=1).sqrt()
+    assert 0.005 < (distance > smoke.radius).float().mean() < 0.015 < 0.3 < (distance > 1).float().mean()
+    assert encoder("smoke").radius == smoke.radius and encoder("paper").radius == 0
 
 
 @pytest.mark.parametrize("space", ["w", "w+"])
@@ -287,11 +345,30 @@ def test_encoder_trains_resumes_and_exports(tmp_path, space):
     assert {"w_error", "image_error", "real_error"} <= set(run.log().columns) and len(run.samples()) >= 1
 
 
-def test_encoder_refuses_a_store_of_another_size(tmp_path):
-    gan = train_gan(Blobs(), tmp_path / "gan", "smoke", kimg=0.04, progress=False, **TINY).path
+def test_encoder_refuses_slices_that_look_otherwise(tmp_path):
+    class Made(Blobs):
+        metadata = {"provenance": Provenance(windows={"CT": [-100.0, 250.0]}, frame="image").to_dict()}
 
     class Large(Blobs):
         resolution = 32
 
-    with pytest.raises(BadInput, match="--resolution 16"):
-        train_encoder(gan, tmp_path / "enc", "smoke", dataset=Large(), kimg=0.1, progress=False)
+    class Elsewhere(Blobs):
+        metadata = {"provenance": Provenance(windows={"CT": [0.0, 250.0]}, frame="image").to_dict()}
+
+    gan = train_gan(Made(), tmp_path / "gan", "smoke", kimg=0.04, progress=False, **TINY).path
+    for dataset, says in ((Large(), "--resolution 16"), (Elsewhere(), "window of CT")):
+        with pytest.raises(BadInput, match=says):
+            train_encoder(gan, tmp_path / "enc", "smoke", dataset=dataset, kimg=0.1, progress=False)
+    assert not (tmp_path / "enc").exists()
+
+
+def test_encoder_goes_on_with_the_weights_it_began_with(tmp_path):
+    gan = train_gan(Blobs(), tmp_path / "gan", "smoke", kimg=0.04, progress=False, **TINY).path
+    quick = dict(kimg=0.008, progress=False, shortcut=0, image_weight=0.0)
+    train_encoder(gan, tmp_path / "enc", "smoke", **quick)
+    generator, metadata = load_generator(gan)
+    digest = digest_of_weights(generator.state_dict())
+    generator.w_avg += 1.0
+    export(gan / "generator.safetensors", generator, metadata)  # the same settings and nimg
+    with pytest.raises(BadInput, match=f"generator.digest: {digest} there"):
+        train_encoder(gan, tmp_path / "enc", "smoke", **quick)

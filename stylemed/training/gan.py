@@ -9,6 +9,7 @@ The step is written out in full in `GanTrainer.step`; everything that depends on
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from math import ceil, floor
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from stylemed.errors import BadInput
 from stylemed.networks import Discriminator, Generator
 from stylemed.networks.layers import downscale, lerp_clip, upscale
+from stylemed.provenance import Provenance, belong_together
 from stylemed.training import augment
 from stylemed.training.distributed import Team, join_team, own_device
 from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, random_stream
@@ -317,6 +319,13 @@ class GanTrainer:
         ):
             file = Path(path) / f"{noun}.safetensors"
             found, _ = load_network(file, noun, type(networks[0]))
+            belong_together(
+                replace(found.provenance, resolution=None),  # a smaller one may grow on
+                Provenance.from_dict(self.metadata.get("provenance")),
+                names=(str(file), "the store"),
+                same_store=False,
+                cure="begin from a run on slices of the same window and frame, or anew",
+            )
             for network in networks:
                 mine, given = network.state_dict(), found.state_dict()
                 odd = [k for k, v in given.items() if k not in mine or mine[k].shape != v.shape]

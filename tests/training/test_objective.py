@@ -106,6 +106,15 @@ def test_warm_start_takes_weights_and_no_moments(tmp_path):
         GanTrainer(Blobs(), gan_config("smoke", 16, **{**TINY, "fmap_max": 4}), seed=1).begin_from(first.path)
 
 
+def test_warm_start_from_another_window_is_refused(tmp_path):
+    first, other = Blobs(), Blobs()
+    first.metadata = {"provenance": {"windows": {"CT": [-100, 250]}, "frame": "body"}}
+    other.metadata = {"provenance": {"windows": {"CT": [0, 255]}, "frame": "body"}}
+    run = train_gan(first, tmp_path / "first", "smoke", kimg=0.04, progress=False, **TINY)
+    with pytest.raises(BadInput, match="window of CT"):
+        train_gan(other, tmp_path / "second", "smoke", kimg=0.04, warm_start=run.path, progress=False, **TINY)
+
+
 def test_a_run_that_began_warm_goes_on_without_the_other(tmp_path):
     first = train_gan(Blobs(), tmp_path / "first", "smoke", kimg=0.1, progress=False, **TINY)
     started = dict(warm_start=first.path, progress=False, **TINY)

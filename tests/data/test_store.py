@@ -212,6 +212,23 @@ def test_what_may_pass_is_tried_again_and_nothing_else(phantom, tmp_path, monkey
     assert sorted(p.name for p in tmp_path.iterdir()) == ["p", "s", "whole"], "no scraps beside the store"
 
 
+def test_a_file_that_may_not_be_read_is_one_case_left_out(phantom, tmp_path, monkeypatch):
+    some = dict(include="volume-[12]", workers=1, progress=False)
+    opened = Path.open
+
+    def refused(path, *args, **kwargs):
+        if path.name == "volume-1.nii.gz":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refused)
+        report = prepare(phantom, tmp_path / "s", 16, **some)
+    assert list(report.left_out) == ["volume-1"] and "Permission denied" in report.left_out["volume-1"]
+    assert not prepare(phantom, tmp_path / "s", 16, **some).left_out
+    assert SliceStore.open(tmp_path / "s").slices["case"].nunique() == 2
+
+
 def test_no_room_for_the_store_is_a_sentence(phantom, tmp_path, monkeypatch):
     full = once(OSError(errno.ENOSPC, "No space left on device"), shutil.copyfileobj)
     monkeypatch.setattr("stylemed.data.preparing.shutil.copyfileobj", full)

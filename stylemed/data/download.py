@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 import urllib.request
@@ -34,8 +35,10 @@ ARCHIVES = {
 def download(name: str, out, url: str | None = None, md5: str | None = None, progress: bool = True) -> Path:
     """Fetch and unpack a public data set below `out`; returns its folder. What is there already is not fetched again.
 
+    An archive that lies in `out` under its own name (such as Task03_Liver.tar) is unpacked without a network, and kept.
     `name`: a key of ARCHIVES. `url`, `md5`: another server's address of the same archive, and its checksum.
-    Raises BadInput for an unknown name, too little room, a server that does not answer or sends something else.
+    Raises BadInput for an unknown name, an archive with another checksum, too little room, a server that does not answer or
+    sends something else.
     """
     if name not in ARCHIVES:
         raise BadInput(f"There is no data set {name}; choose one of {', '.join(ARCHIVES)}.")
@@ -48,24 +51,24 @@ def download(name: str, out, url: str | None = None, md5: str | None = None, pro
     from monai.apps.datasets import DecathlonDataset
     from monai.apps.utils import download_url, extractall
 
-    url, md5 = url or DecathlonDataset.resource[archive.task], md5 or DecathlonDataset.md5[archive.task]
+    url, md5 = url or DecathlonDataset.resource[archive.task], md5 or DecathlonDataset.md5.get(archive.task)
     out.mkdir(parents=True, exist_ok=True)
     file, draft = out / f"{archive.task}.tar", out / f".{archive.task}.part"
-    size = _size(url) or archive.gigabytes * 1e9
-    needed = (size if file.exists() else 2 * size) * 1.02  # the archive and what comes out of it
+    own = file.exists()
+    size = file.stat().st_size if own else _size(url) or archive.gigabytes * 1e9
+    needed = (size if own else 2 * size) * 1.02  # the archive and what comes out of it
     free = shutil.disk_usage(out).free
     if free < needed:
         raise BadInput(
             f"{out} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} are needed; name a folder on a larger disk."
         )
-    with _scratch_in(out):
+    if own:
+        _check(file, md5)
+    else:
         try:
-            download_url(url, file, md5, "md5", progress)
+            with _scratch_in(out):
+                download_url(url, file, md5, "md5", progress)
         except Exception as error:  # MONAI's own kinds, and all that a network can do
-            if file.exists() and "existing file" in str(error):
-                raise BadInput(
-                    f"{file} is not the archive (its checksum does not fit); delete it and try again."
-                ) from None
             raise BadInput(
                 f"{url} did not send the archive ({' '.join(str(error).split())[:160]}); try again, or fetch it with a browser "
                 f"and lay it down as {file}."
@@ -85,8 +88,25 @@ def download(name: str, out, url: str | None = None, md5: str | None = None, pro
         ) from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    file.unlink()
+    if own:
+        print(f"{file} is no longer needed; delete it to free {size / 1e9:.1f} GB")
+    else:
+        file.unlink()
     return folder
+
+
+def _check(file: Path, md5: str | None) -> None:
+    """BadInput where an archive that was there before has another checksum than `md5`; None: none is known, which is said."""
+    if md5 is None:
+        print(f"{file} is there already and is unpacked as it is: no checksum is known to compare it with")
+        return
+    print(f"{file} is there already and is unpacked if its checksum is right")
+    with file.open("rb") as data:
+        found = hashlib.file_digest(data, "md5").hexdigest()
+    if found != md5.lower():
+        raise BadInput(
+            f"{file} has the MD5 checksum {found}, the archive has {md5}; delete it to have it fetched, or give its own with --md5."
+        )
 
 
 def _size(url: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,28 +13,32 @@ from pathlib import Path
 import numpy as np
 
 from stylemed.data.body import body_square
-from stylemed.data.layouts import Case, find_layout, relative
+from stylemed.data.layouts import SPLITS, Case, find_layout, relative
 from stylemed.data.resample import Resampler
-from stylemed.data.store import COLUMNS, FORMAT, MORE_COLUMNS, VERSION, SliceStore
-from stylemed.data.volumes import read_case
+from stylemed.data.store import COLUMNS, EMPTY_SPLIT, FORMAT, MORE_COLUMNS, VERSION, SliceStore
+from stylemed.data.volumes import Hindered, read_case
 from stylemed.errors import BadInput
 
 DEFAULT_WINDOW = (-100.0, 250.0)
 AIR = -1000
 FRAMES = ("image", "body")
 WORTH_MB = 64  # of files for each process: it takes a second to start
-SHARES = {"judge": 0.15, "test": 0.15}  # of the patients of each stratum, where volumes.csv gives no split
+SHARES = {"judge": 0.15, "test": 0.15}  # the chance of a patient whose split volumes.csv does not give
 
 
 @dataclass
 class PrepareReport:
-    """What `prepare` did: `left_out` {case: sentence}, `notes` said aloud, `table` for the terminal."""
+    """What `prepare` did: `left_out` {case: sentence}, `notes` said aloud, `table` for the terminal.
+
+    `again`: those left out for another reason than what their files hold; the same call tries them again.
+    """
 
     path: Path
     reused: bool = False
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     table: str = ""
+    again: list[str] = field(default_factory=list)
 
 
 def prepare(
@@ -58,9 +63,10 @@ def prepare(
     its size. `frame`: "image", that; or "body", one square around the body for each case, a twin's that of its original.
     `clip` (lo, hi): cut CT intensities down first, as if the files held no more; to learn from volumes for others that are cut.
     `include`, `exclude`: glob patterns, separated by commas, for a case's name, patient or path below `source`.
-    `seed` places patients in splits where volumes.csv does not. `workers`: processes, one case each.
+    `seed` places patients in splits where volumes.csv does not (`split_patients`). `workers`: processes, one case each.
     A case that cannot be used is left out and reported. The store appears complete or not at all; a run that was
-    stopped goes on where it was, and a store that is already what is asked for is left as it is.
+    stopped goes on where it was, and a store that is already what is asked for is left as it is. A case that failed for
+    another reason than what its files hold (no room, no memory) is tried again by the same call, and only it.
     Raises BadInput where nothing can be made.
     """
     source, out, resolution = Path(source), Path(out), _power_of_two(resolution)
@@ -85,13 +91,19 @@ def prepare(
     settings = dict(resolution=resolution, window=list(window) if window else None, seed=seed, mm=mm, frame=frame)
     if clip is not None:
         settings["clip"] = list(clip)
+    if any(case.split is None for case in cases):
+        settings["splits"] = "by each patient's own hash"  # not by rank among all, as in older stores
     digest = _digest(VERSION, settings, [_lasting(entry) for entry in inputs.values()])
+    unfinished = bool(old.get("again")) and old.get("digest") == _unfinished(digest, old["again"])
     if old.get("digest") == digest and _complete(out):
         report.reused, report.left_out = True, old["left_out"]
         _say(report, f"{out} holds this already ({len(cases)} cases, resolution {resolution}); nothing to do", progress)
         report.table = SliceStore.open(out).describe()
         return report
-    if old:
+    if unfinished:
+        report.left_out = {name: why for name, why in old["left_out"].items() if name not in old["again"]}
+        _say(report, f"{out} lacks {', '.join(old['again'])}, which failed last time; trying again", progress)
+    elif old:
         _say(report, f"{out} is a store of other inputs or settings and is replaced", progress)
 
     parts = out.with_name(f".{out.name}.part")
@@ -114,25 +126,40 @@ def prepare(
     except BadInput:
         shutil.rmtree(parts, ignore_errors=True)
         raise
-    _assemble(parts / "store", usable, done, parts, resolution, seed, report, progress)
     info = dict(
         format=FORMAT,
         version=VERSION,
         resolution=resolution,
-        digest=digest,
+        digest=_unfinished(digest, report.again) if report.again else digest,
         windows=windows,
         settings=settings,
         inputs=list(inputs.values()),
         mm_known=[c.name for c in usable if done[c.name]["spacing_known"]],
         left_out=report.left_out,
+        again=report.again,
         case_notes={c.name: done[c.name]["notes"] for c in usable if done[c.name]["notes"]},
     )
-    (parts / "store" / "store.json").write_text(json.dumps(info, indent=1))
+    try:
+        _assemble(parts / "store", usable, done, parts, resolution, seed, report, progress)
+        (parts / "store" / "store.json").write_text(json.dumps(info, indent=1))
+    except OSError as error:
+        shutil.rmtree(parts / "store", ignore_errors=True)
+        raise BadInput(
+            f"{out} cannot be written ({error.strerror or error}); make room and give the same command again, "
+            "it goes on where this one stopped"
+        ) from None
     shutil.rmtree(parts / "old", ignore_errors=True)
     if out.exists():
         out.rename(parts / "old")
     (parts / "store").rename(out)
-    shutil.rmtree(parts, ignore_errors=True)
+    shutil.rmtree(parts / "old" if report.again else parts, ignore_errors=True)
+    if report.again:
+        _say(
+            report,
+            f"note: {', '.join(report.again)} failed for another reason than what the files hold: the same command tries "
+            f"again, and only these; until then {parts} keeps the others (it may be deleted)",
+            progress,
+        )
     report.table = SliceStore.open(out).describe()
     return report
 
@@ -199,13 +226,14 @@ def _input(case: Case, source: Path, known: dict) -> dict:
     files = []
     for path in (case.volume, case.segmentation):
         name = relative(path, source)
-        if not path.is_file():
+        try:
+            stat, old = path.stat(), known.get(name, {})
+            same = (old.get("bytes"), old.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns)
+            with path.open("rb") as file:
+                sha = old["sha256"] if same else hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:  # not there, a folder, or not to be read
             files.append(dict(path=name, bytes=0, mtime_ns=0, sha256="missing"))
             continue
-        stat, old = path.stat(), known.get(name, {})
-        same = (old.get("bytes"), old.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns)
-        with path.open("rb") as file:
-            sha = old["sha256"] if same else hashlib.file_digest(file, "sha256").hexdigest()
         files.append(dict(path=name, bytes=stat.st_size, mtime_ns=stat.st_mtime_ns, sha256=sha))
     said = {
         k: getattr(case, k)
@@ -236,24 +264,32 @@ def _digest(*things) -> str:
     return hashlib.sha256(json.dumps(things, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _unfinished(digest: str, again: list[str]) -> str:
+    """The digest of a store that lacks the cases `again`: never that of the whole one."""
+    return _digest(digest, again)
+
+
 def _run(cases, inputs, parts, size, workers, report, progress) -> dict[str, dict]:
-    """Prepare every case into `parts`; {case: its part's record} of those that worked."""
+    """Prepare every case that is not left out already into `parts`; {case: its part's record} of those that worked."""
     from concurrent.futures.process import BrokenProcessPool
 
     from tqdm import tqdm
 
-    size_mb = sum(inputs[case.name]["files"][0]["bytes"] for case in cases) / 1e6  # of the volumes
-    workers = max(1, min(workers, len(cases), int(size_mb / WORTH_MB)))
-    done = {}
+    asked = [case for case in cases if case.name not in report.left_out]
+    size_mb = sum(inputs[case.name]["files"][0]["bytes"] for case in asked) / 1e6  # of the volumes
+    workers = max(1, min(workers, len(asked), int(size_mb / WORTH_MB)))
+    done, failed = {}, set()
 
     def results():
         for twins in (False, True):  # after their originals, whose square they take
             jobs = []
-            for case in cases:
+            for case in asked:
                 if twins == bool(case.twin_of):
                     like = done.get(case.twin_of)
                     key = _digest(VERSION, size, _lasting(inputs[case.name]), like and like["square"])
-                    jobs.append((case, parts / f"{case.name}-{key}", like, *size))
+                    # Names come from a table too, and may hold anything.
+                    folder = f"{key}-{re.sub(r'[^A-Za-z0-9.-]+', '_', case.name)[:40]}"
+                    jobs.append((case, parts / folder, like, *size))
             if workers == 1:
                 yield from (_part(*job) for job in jobs)
             else:
@@ -263,9 +299,15 @@ def _run(cases, inputs, parts, size, workers, report, progress) -> dict[str, dic
                 yield from pool(delayed(_part_in)(os.getcwd(), *job) for job in jobs)
 
     try:
-        for name, record, trouble in tqdm(results(), "prepare", len(cases), unit=" cases", disable=not progress):
+        for name, record, trouble, passing in tqdm(
+            results(), "prepare", len(asked), unit=" cases", disable=not progress
+        ):
             if trouble:
                 report.left_out[name] = trouble
+                # A file that was missing from the start is another input once it is there.
+                if passing and all(f["sha256"] != "missing" for f in inputs[name]["files"]):
+                    report.left_out[name] += "; the same command tries it again"
+                    failed.add(name)
             else:
                 done[name] = record
     except BrokenProcessPool:
@@ -274,6 +316,7 @@ def _run(cases, inputs, parts, size, workers, report, progress) -> dict[str, dic
             "give the same command with --workers 1, it goes on where this one stopped"
         ) from None
     report.left_out = {c.name: report.left_out[c.name] for c in cases if c.name in report.left_out}
+    report.again = [name for name in report.left_out if name in failed]
     return done
 
 
@@ -284,27 +327,23 @@ def _part_in(folder_of_caller: str, *job):
 
 
 def _part(case: Case, folder: Path, like: dict | None, resolution: int, mm: float | None, frame: str, clip: bool):
-    """One case -> its slices in `folder`; (name, record, None) or (name, None, the sentence why not).
+    """One case -> its slices in `folder`; (name, record, None, False) or (name, None, why not, whether that may pass).
 
     like: the record of the case that this one is a twin of.
     """
     done = folder / "done.json"
     if done.is_file():
-        return case.name, json.loads(done.read_text()), None
+        return case.name, json.loads(done.read_text()), None, False
     try:
         volume = read_case(case, liver_only=True)
         if clip and case.modality.upper() == "CT":
             np.clip(volume.hu, round(case.hu_min), round(case.hu_max), out=volume.hu)
         if not len(volume.z):
-            return case.name, None, f"{case.segmentation} labels no liver; leave the case out or label it"
+            raise BadInput(f"{case.segmentation} labels no liver; leave the case out or label it")
         if mm is not None and not volume.spacing_known:
-            return (
-                case.name,
-                None,
-                (
-                    f"{case.volume} does not say how large its voxels are; leave --mm out, or write spacing known in volumes.csv "
-                    "where its header can be believed"
-                ),
+            raise BadInput(
+                f"{case.volume} does not say how large its voxels are; leave --mm out, or write spacing known in volumes.csv "
+                "where its header can be believed"
             )
         fill = AIR if case.hu_min is None else max(AIR, int(case.hu_min))
         square = None
@@ -321,7 +360,7 @@ def _part(case: Case, folder: Path, like: dict | None, resolution: int, mm: floa
         seen = labels.any(axis=(1, 2))  # all of them, unless `mm` cuts some liver off
         if not seen.any():
             cut = f"{resolution * mm:g} mm about its middle"
-            return case.name, None, f"{case.volume} has no liver within {cut}; raise --mm"
+            raise BadInput(f"{case.volume} has no liver within {cut}; raise --mm")
         lost = int(((volume.labels == 2).any(axis=(1, 2)) & ~(labels == 2).any(axis=(1, 2))).sum())
         if not seen.all() or lost:
             volume.notes.append(f"{(~seen).sum()} slices have their liver, {lost} their tumor outside of the frame")
@@ -344,11 +383,12 @@ def _part(case: Case, folder: Path, like: dict | None, resolution: int, mm: floa
         half = done.with_suffix(".part")
         half.write_text(json.dumps(record))
         half.replace(done)  # a case is done or it is not, whenever the program is stopped
-        return case.name, record, None
+        return case.name, record, None, False
     except BadInput as trouble:
-        return case.name, None, str(trouble)
+        return case.name, None, str(trouble), isinstance(trouble, Hindered)
     except Exception as error:  # one case never ends the run
-        return case.name, None, f"{case.volume} could not be prepared ({type(error).__name__}: {error})"
+        shutil.rmtree(folder, ignore_errors=True)  # there may be no room for the others
+        return case.name, None, f"{case.volume} could not be prepared ({type(error).__name__}: {error})", True
 
 
 def _windows(cases, window, report, progress) -> dict[str, list[float]]:
@@ -388,14 +428,14 @@ def _assemble(folder, cases, done, parts, resolution, seed, report, progress) ->
     """Join the parts in the order of the cases."""
     import pandas as pd
 
-    splits = split_patients(
-        {c.patient: c.split for c in cases},
-        {c.patient: _state([d for d in cases if d.patient == c.patient], done) for c in cases},
-        seed,
-    )
-    drawn = sum(1 for case in {c.patient: c for c in cases}.values() if case.split is None)
+    given = {case.patient: case.split for case in cases}
+    splits = split_patients(given, seed)
+    drawn = sum(split is None for split in given.values())
     if drawn:
         _say(report, f"{drawn} patients have no split in volumes.csv; drawn by patient with seed {seed}", progress)
+        empty = [name for name in SPLITS if name not in splits.values()]
+        if empty:
+            _say(report, f"note: no patient is in {' or '.join(empty)}; if you need one there, {EMPTY_SPLIT}", progress)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     shape = (sum(len(done[c.name]["z"]) for c in cases), resolution, resolution)
@@ -442,27 +482,23 @@ def _join(file: Path, parts: list[Path], dtype, shape) -> None:
         os.fsync(out.fileno())
 
 
-def _state(cases, done) -> str:
-    """What is known of a patient's tumors: with, without, or unknown."""
-    if any(c.tumor_known and sum(done[c.name]["tumor_px"]) for c in cases):
-        return "with"
-    return "without" if all(c.tumor_known for c in cases) else "unknown"
+def _hash(patient: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed} {patient}".encode()).hexdigest()
 
 
 def by_chance(patients, seed: int) -> list[str]:
     """Patients in the order of a seeded hash of their names: one more of them does not move the others."""
-    return sorted(patients, key=lambda p: hashlib.sha256(f"{seed} {p}".encode()).hexdigest())
+    return sorted(patients, key=lambda patient: _hash(patient, seed))
 
 
-def split_patients(given: dict[str, str | None], states: dict[str, str], seed: int) -> dict[str, str]:
-    """A split for every patient: the given one, else by the rank of a seeded hash within the same tumor state.
+def split_patients(given: dict[str, str | None], seed: int) -> dict[str, str]:
+    """A split for every patient: the given one, else by a hash of seed and name alone, so that more patients move nobody.
 
-    Of each state 15 % (at least one, from four patients on) go to judge and as many to test, the rest to train.
+    Of all names 15 % go to judge and as many to test, the rest to train. Few patients may leave a split empty.
     """
-    splits = {patient: split for patient, split in given.items() if split}
-    for state in sorted(set(states.values())):
-        free = by_chance([p for p in given if p not in splits and states[p] == state], seed)
-        takes = [s for s, share in SHARES.items() for _ in range(max(1, round(share * len(free))))]
-        takes = takes if len(free) >= 4 else []
-        splits |= dict(zip(free, takes + ["train"] * (len(free) - len(takes)), strict=True))
+    splits = {}
+    for patient, split in given.items():
+        place = int(_hash(patient, seed), 16) / 16**64  # in [0, 1)
+        drawn = "judge" if place < SHARES["judge"] else "test" if place < sum(SHARES.values()) else "train"
+        splits[patient] = split or drawn
     return splits

@@ -20,6 +20,7 @@ from stylemed.provenance import Provenance, short_hash
 FORMAT, VERSION = "stylemed slice store", 1
 COLUMNS = ["case", "patient", "split", "modality", "phase", "z", "z_mm", "liver_px", "tumor_px", "tumor_known"]
 MORE_COLUMNS = ["kernel", "noise_hu", "mm_px", "twin_of"]  # not in stores of before
+EMPTY_SPLIT = "give splits in volumes.csv, another --seed or more patients to stylemed prepare"  # the cure
 
 
 LEAST_PX = 25  # of a tumor that counts apart in `describe`
@@ -261,6 +262,8 @@ class SliceDataset:
         windows = {name: {"lo": window.lo, "hi": window.hi} for name, window in store.windows.items()}
         provenance = store.learned_from(self.rows, split).to_dict()
         self.metadata = {"windows": windows, "store": store.digest, "split": split, "provenance": provenance}
+        if split is not None and not len(store.select(split, twins=True)):
+            raise BadInput(f"{store.path} holds no slice of split {split}; {EMPTY_SPLIT}")
         if not len(self.rows):
             raise BadInput(
                 f"{store.path} holds no slice of split {split or 'any'} with {select or 'any label'}; "

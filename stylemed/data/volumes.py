@@ -25,6 +25,10 @@ OFF_CENTRE = 0.04  # of the body's extent: a liver or spine farther than that on
 MM = {"mm": 1.0, "micron": 1e-3, "meter": 1e3}
 
 
+class Hindered(BadInput):
+    """A file is not there or cannot be read now, which says nothing of its content: it may go well another time."""
+
+
 @dataclass
 class Volume:
     """A case in memory.
@@ -47,10 +51,10 @@ def read_case(case: Case, liver_only: bool = False) -> Volume:
 
     `liver_only`: keep the slices that hold liver or tumor, and nothing else in memory. Both files are read to their end either
     way. Raises BadInput for files that are missing, cannot be read, are not three-dimensional, do not match, hold NaN or
-    infinite values, labels other than 0, 1, 2, or nothing but air.
+    infinite values, labels other than 0, 1, 2, or nothing but air; Hindered, a kind of it, where the trouble may pass.
     """
     if not case.segmentation.exists():
-        raise BadInput(f"{case.volume} has no {case.segmentation.name}; add it or take the volume away")
+        raise Hindered(f"{case.volume} has no {case.segmentation.name}; add it or take the volume away")
     image, mask = _Stored(case.volume), _Stored(case.segmentation)
     if image.shape != mask.shape:
         raise BadInput(
@@ -91,6 +95,8 @@ class _Stored:
 
         self.path = path
         try:
+            with path.open("rb") as file:
+                file.read(1)  # a disk's error shows here; nibabel would call it a wrong type of file
             image = nib.load(path)
             proxy = image.dataobj
             shape, self.dtype, self.offset = proxy.shape, np.dtype(proxy.dtype), int(proxy.offset)
@@ -98,8 +104,9 @@ class _Stored:
             self.affine = np.asarray(image.affine, float)
             self.unit = image.header.get_xyzt_units()[0]
         except FileNotFoundError:
-            raise BadInput(f"{path} is not there") from None
+            raise Hindered(f"{path} is not there") from None
         except Exception as error:  # nibabel raises many kinds; all mean the same to the user
+            _let_pass(path, error)
             raise BadInput(f"{path} is not a NIfTI file ({_short(error)}); download or export it again") from None
         if len(shape) < 3 or any(n != 1 for n in shape[3:]) or any(n < 1 for n in shape[:3]):
             raise BadInput(f"{path} has the shape {_times(shape)}; give one three-dimensional volume per file")
@@ -127,7 +134,8 @@ class _Stored:
                     yield k, np.frombuffer(data, self.dtype).reshape((x, y), order="F")
                 while file.read(1 << 20):
                     pass
-        except Exception as error:  # EOFError, OSError, zlib.error, isal's own: all mean the same to the user
+        except Exception as error:  # EOFError, zlib.error, isal's own: all mean the same to the user
+            _let_pass(self.path, error)
             raise BadInput(
                 f"{self.path} is damaged or cut short ({_short(error)}); download or copy it again"
             ) from None
@@ -162,6 +170,12 @@ class _Stored:
                 f"intensities down to {self.lowest:g} set to {PADDING_HU} (padding outside of the scanner's circle)"
             )
         return found
+
+
+def _let_pass(path: Path, error: Exception) -> None:
+    """Raise Hindered where the machine failed, not the file: no memory, or what the operating system has a number for."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+        raise Hindered(f"{path} cannot be read now ({_short(error)}); look after the disk and the memory") from None
 
 
 def _opened(path: Path):

@@ -49,6 +49,29 @@ def test_archive_becomes_a_folder_that_can_be_read(server, tmp_path, capsys):
     assert "already" in capsys.readouterr().out
 
 
+def test_an_archive_that_lies_there_needs_no_network(server, tmp_path, monkeypatch, capsys):
+    from monai.apps.datasets import DecathlonDataset
+
+    root, _ = server
+    archive, nowhere = (
+        tmp_path / "data" / "Task03_Liver.tar",
+        "http://127.0.0.1:9/nothing.tar",
+    )  # a port that nobody hears
+    (tmp_path / "data").mkdir()
+    shutil.copy(root / "Task03_Liver.tar", archive)
+    with pytest.raises(BadInput) as caught:
+        d.download("msd-liver", tmp_path / "data", nowhere, "0" * 32, progress=False)
+    for part in (str(archive), md5(archive), "0" * 32, "delete it"):
+        assert part in str(caught.value)
+    monkeypatch.setattr(DecathlonDataset, "md5", {})
+    for known in (md5(archive).upper(), None):
+        folder = d.download("msd-liver", tmp_path / "data", nowhere, known, progress=False)
+        assert [case.name for case in find_cases(folder)] == ["liver_1"]
+        assert ("no checksum is known" in capsys.readouterr().out) == (known is None)
+        assert {p.name for p in (tmp_path / "data").iterdir()} == {"Task03_Liver", archive.name}, "it is the user's"
+        shutil.rmtree(folder)
+
+
 @pytest.mark.parametrize(
     "file, sum_of, says",
     [

@@ -72,6 +72,20 @@ def test_tables_that_cannot_be_used(tmp_path):
         find_cases(tmp_path / "c.csv")
 
 
+def test_names_in_a_table_are_no_paths(phantom, tmp_path):
+    table = as_table(phantom, tmp_path / "deep" / "own")
+    names = ["siteA/001", "../../escaped", "a_" + "long" * 60, "001", "siteB/001", "/", "vol ä\u2028 1"]
+    rows = [f"{name},scans/v{1 + i % 3}.nii.gz,scans/s{1 + i % 3}.nii.gz,p{i}" for i, name in enumerate(names)]
+    table.write_text("\n".join(["volume,image,mask,patient", *rows]), encoding="utf-8")
+    before = set(tmp_path.rglob("*"))
+    report = prepare(table, tmp_path / "deep" / "store", 16, workers=1, progress=False)
+    cases = SliceStore.open(tmp_path / "deep" / "store").slices.drop_duplicates("case")
+    assert dict(zip(cases["case"], cases["patient"], strict=True)) == {n: f"p{i}" for i, n in enumerate(names)}
+    assert not report.left_out
+    new = {p.relative_to(tmp_path / "deep").parts[0] for p in set(tmp_path.rglob("*")) - before}
+    assert new == {"store"}
+
+
 def test_missing_segmentation_is_one_case_left_out(phantom, tmp_path):
     source = shutil.copytree(phantom, tmp_path / "p")
     (source / "segmentation-2.nii.gz").unlink()

@@ -1,5 +1,7 @@
 """prepare and SliceStore: what is kept, how it is split, and that nothing half-made is left."""
 
+import errno
+import importlib
 import json
 import os
 import shutil
@@ -15,6 +17,7 @@ import pytest
 from stylemed.data import SliceDataset, SliceStore, Window, find_cases, prepare, read_case
 from stylemed.data.preparing import split_patients
 from stylemed.data.resample import Resampler
+from stylemed.errors import BadInput
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +73,31 @@ def test_resampling_keeps_place_and_mean():
 def test_splits_are_by_patient(store, phantom):
     assert store.slices.groupby("patient")["split"].nunique().max() == 1
     assert set(store.slices.loc[store.select("test"), "case"]) == {"volume-5", "volume-6"}
-    states = {f"p{i}": ("with", "without", "unknown")[i % 3] for i in range(90)}
-    drawn = split_patients(dict.fromkeys(states), states, 0)
-    assert drawn == split_patients(dict.fromkeys(states), states, 0)
-    assert drawn != split_patients(dict.fromkeys(states), states, 1)
-    for state in ("with", "without", "unknown"):
-        mine = [split for p, split in drawn.items() if states[p] == state]
-        assert {s: mine.count(s) for s in set(mine)} == {"train": 22, "judge": 4, "test": 4}
-    assert split_patients({"a": "judge", "b": None}, {"a": "with", "b": "with"}, 0) == {"a": "judge", "b": "train"}
+
+
+def test_one_more_patient_moves_nobody(phantom, tmp_path, capsys):
+    names = [f"p{i}" for i in range(3000)]
+    for seed in range(5):
+        drawn = split_patients(dict.fromkeys(names), seed)
+        for n in (1, 11, 12, 300):
+            assert split_patients(dict.fromkeys(names[-n:]), seed).items() <= drawn.items()
+        share = {split: list(drawn.values()).count(split) / len(names) for split in ("train", "judge", "test")}
+        assert share == pytest.approx({"train": 0.7, "judge": 0.15, "test": 0.15}, abs=0.025)
+    assert split_patients({"a": "judge", "b": "test"}, 0) == {"a": "judge", "b": "test"}
+    source = copy_of(phantom, tmp_path / "p", lambda rows: rows.drop(columns="split", inplace=True))
+    splits = []
+    for some in ("[1-3]", "*"):
+        prepare(source, tmp_path / some, 16, include=f"volume-{some}", workers=1)
+        few = SliceStore.open(tmp_path / some)
+        splits.append(dict(zip(few.slices["patient"], few.slices["split"], strict=True)))
+    assert len(splits[0]) == 3 and splits[0].items() <= splits[1].items()
+    few = SliceStore.open(tmp_path / "[1-3]")
+    empty = next(name for name in ("train", "judge", "test") if name not in splits[0].values())
+    cure = "give splits in volumes.csv, another --seed or more patients"
+    said = capsys.readouterr().out
+    assert f"no patient is in {empty}" in said and cure in said
+    with pytest.raises(BadInput, match=f"split {empty}; {cure}"):
+        SliceDataset(few, empty)
 
 
 def test_unknown_is_not_negative(phantom, tmp_path):
@@ -144,6 +164,80 @@ def test_one_bad_case_never_ends_the_run(phantom, tmp_path):
     assert SliceStore.open(tmp_path / "s").slices["case"].nunique() == 4 and "left out 2" in report.table
     assert prepare(source, tmp_path / "s", 16, progress=False).left_out == report.left_out
     assert json.loads((tmp_path / "s" / "store.json").read_text())["left_out"] == report.left_out
+
+
+def once(error, function):
+    """The function, whose first call fails; every call is on record."""
+
+    def failing(*args, **kwargs):
+        failing.calls.append(args)
+        if len(failing.calls) == 1:
+            raise error
+        return function(*args, **kwargs)
+
+    failing.calls = []
+    return failing
+
+
+@pytest.mark.parametrize(
+    "where, error",
+    [
+        ("stylemed.data.volumes._opened", OSError(errno.EIO, "Input/output error")),
+        ("stylemed.data.preparing.Resampler", MemoryError()),
+        ("numpy.save", OSError("1024 requested and 512 written")),  # what NumPy says of a full disk
+        ("nibabel.load", FileNotFoundError("No such file or no access")),
+    ],
+)
+def test_what_may_pass_is_tried_again_and_nothing_else(phantom, tmp_path, monkeypatch, where, error):
+    source = copy_of(phantom, tmp_path / "p")
+    (source / "volume-3.nii.gz").write_bytes(b"")
+    again = dict(include="volume-[1-3]", workers=1, progress=False)
+    prepare(source, tmp_path / "whole", 16, **again)
+    module, name = where.rsplit(".", 1)
+    monkeypatch.setattr(where, once(error, getattr(importlib.import_module(module), name)))
+    report = prepare(source, tmp_path / "s", 16, **again)
+    assert list(report.left_out) == ["volume-1", "volume-3"] and report.again == ["volume-1"]
+    assert "the same command tries it again" in report.left_out["volume-1"] and "only these" in report.notes[-1]
+    first = SliceStore.open(tmp_path / "s")
+    assert set(first.slices["case"]) == {"volume-2"} and first.digest != SliceStore.open(tmp_path / "whole").digest
+    asked = once(None, read_case)
+    asked.calls.append(None)  # so that it never fails
+    monkeypatch.setattr("stylemed.data.preparing.read_case", asked)
+    report = prepare(source, tmp_path / "s", 16, **again)
+    assert [case.name for (case,) in asked.calls[1:]] == ["volume-1"] and not report.again
+    assert list(report.left_out) == ["volume-3"] and "volume-1, which failed last time" in report.notes[1]
+    for file in ("hu.npy", "labels.npy", "slices.csv", "store.json"):
+        assert (tmp_path / "s" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    assert prepare(source, tmp_path / "s", 16, **again).reused
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["p", "s", "whole"], "no scraps beside the store"
+
+
+def test_a_file_that_may_not_be_read_is_one_case_left_out(phantom, tmp_path, monkeypatch):
+    some = dict(include="volume-[12]", workers=1, progress=False)
+    opened = Path.open
+
+    def refused(path, *args, **kwargs):
+        if path.name == "volume-1.nii.gz":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refused)
+        report = prepare(phantom, tmp_path / "s", 16, **some)
+    assert list(report.left_out) == ["volume-1"] and "Permission denied" in report.left_out["volume-1"]
+    assert not prepare(phantom, tmp_path / "s", 16, **some).left_out
+    assert SliceStore.open(tmp_path / "s").slices["case"].nunique() == 2
+
+
+def test_no_room_for_the_store_is_a_sentence(phantom, tmp_path, monkeypatch):
+    full = once(OSError(errno.ENOSPC, "No space left on device"), shutil.copyfileobj)
+    monkeypatch.setattr("stylemed.data.preparing.shutil.copyfileobj", full)
+    with pytest.raises(BadInput, match="No space left on device.*same command again"):
+        prepare(phantom, tmp_path / "s", 16, include="volume-1", workers=1, progress=False)
+    assert not (tmp_path / "s").exists()
+    monkeypatch.setattr("stylemed.data.preparing.read_case", None)  # not called: the part is there
+    prepare(phantom, tmp_path / "s", 16, include="volume-1", workers=1, progress=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
 
 
 def test_dataset_gives_tensors(store):

@@ -20,12 +20,7 @@ ORDER = [
     "pretrained",
     "studies",
     "chapters",
-    "execution",
-    "publishing",
-    "regression",
-    "rehearsal",
-    "cli_data",
-    "cli_book",
+    "book",
     "cli",
     "__main__",
 ]
@@ -84,7 +79,7 @@ def test_networks_know_nothing_of_data_and_training(root):
 
 
 @pytest.mark.parametrize(
-    "module", ["cli", "chapters", "data", "data.volumes", "phantom", "data.store", "execution", "regression"]
+    "module", ["cli", "chapters", "data", "data.volumes", "phantom", "data.store", "book.execution", "book.regression"]
 )
 def test_light_modules_import_neither_torch_nor_monai(module, python_env):
     code = f"import sys, stylemed.{module}; print([m for m in ('torch', 'monai') if m in sys.modules])"

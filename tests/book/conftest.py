@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stylemed import chapters
-from stylemed.execution import chapter_names, read_profile, run_chapter
+from stylemed.book.execution import chapter_names, read_profile, run_chapter
 
 ROOT = Path(__file__).resolve().parents[2]
 

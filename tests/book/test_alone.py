@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stylemed.execution import chapter_names, chapter_parameters, read_profile
+from stylemed.book.execution import chapter_names, chapter_parameters, read_profile
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,7 +25,7 @@ def test_chapter_alone(name, tmp_path, python_env):
     }
     env = python_env | {"OMP_NUM_THREADS": "1", "IPYTHONDIR": str(tmp_path / "ipython")}
     env["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
-    command = [sys.executable, "-c", "from stylemed.execution import child; child()"]
+    command = [sys.executable, "-c", "from stylemed.book.execution import child; child()"]
     ran = subprocess.run(command, input=json.dumps(spec), env=env, text=True, capture_output=True, timeout=600)
     assert ran.returncode == 0, (tmp_path / "log.txt").read_text()[-3000:] + ran.stderr[-3000:]
     metrics = tmp_path / "_build" / "smoke" / "metrics" / f"{name}.json"

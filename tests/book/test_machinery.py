@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from stylemed import chapters
+from stylemed.book.execution import ChapterFailed, read_profile, run_chapter, with_values
+from stylemed.book.publishing import html
+from stylemed.book.regression import accept, check, compare, read_metrics, tolerance
 from stylemed.errors import BadInput
-from stylemed.execution import ChapterFailed, read_profile, run_chapter, with_values
-from stylemed.publishing import html
-from stylemed.regression import accept, check, compare, read_metrics, tolerance
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from stylemed.book.execution import read_profile
+from stylemed.book.rehearsal import made_up_volumes, rehearse, rehearsed
 from stylemed.data import SliceStore, prepare
 from stylemed.errors import BadInput
-from stylemed.execution import read_profile
-from stylemed.rehearsal import made_up_volumes, rehearse, rehearsed
 
 ROOT = Path(__file__).resolve().parents[2]
 

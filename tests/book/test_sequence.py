@@ -7,9 +7,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from stylemed.execution import chapter_names, read_profile, run_chapter
-from stylemed.publishing import html
-from stylemed.regression import read_metrics
+from stylemed.book.execution import chapter_names, read_profile, run_chapter
+from stylemed.book.publishing import html
+from stylemed.book.regression import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = chapter_names(ROOT)

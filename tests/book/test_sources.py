@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stylemed.book.execution import chapter_names, chapter_parameters, read_profile
+from stylemed.book.rehearsal import rehearsed
 from stylemed.chapters import MAKES, RESOLUTIONS, USES, colab_setup, repository
-from stylemed.execution import chapter_names, chapter_parameters, read_profile
-from stylemed.rehearsal import rehearsed
 from stylemed.training import encoder_config, gan_config
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -215,7 +215,7 @@ def _run_watched(spec: dict[str, Any], env: dict[str, str]) -> tuple[int, int]:
     """Run papermill in a child process; returns its exit code and the peak memory of its process tree in bytes."""
     import psutil
 
-    command = [sys.executable, "-c", "from stylemed.execution import child; child()"]
+    command = [sys.executable, "-c", "from stylemed.book.execution import child; child()"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, env=env, text=True)
     peak, stop = 0, threading.Event()
 

@@ -15,9 +15,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from stylemed.book.execution import Profile, chapter_names, checkout, machine, read_profile, run_chapter
 from stylemed.chapters import write_json
 from stylemed.errors import BadInput
-from stylemed.execution import Profile, chapter_names, checkout, machine, read_profile, run_chapter
 
 TINY = 1e-6  # relative
 SPREADS = 2.0

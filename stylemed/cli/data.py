@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
+from stylemed.cli.options import Seed
 
 
 def phantom(

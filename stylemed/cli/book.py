@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
+from stylemed.cli.options import fail
+
 book = typer.Typer(help="Run the chapters, build the book, compare its numbers.", no_args_is_help=True)
 ProfileName = Annotated[str, typer.Option(help="Size of the run: smoke, cpu, colab or gpu.")]
-
-
-def fail(message: str, code: int) -> None:
-    print(f"stylemed: {message}", file=sys.stderr)
-    raise SystemExit(code)
 
 
 @book.command("run")
@@ -31,8 +27,8 @@ def book_run(
     ] = False,
 ) -> None:
     """Execute chapters with papermill. `make book` does so only for what is out of date."""
-    from stylemed.execution import ChapterFailed, chapter_names, checkout, find_chapter, read_profile, run_chapter
-    from stylemed.rehearsal import rehearse as rehearse_profile
+    from stylemed.book.execution import ChapterFailed, chapter_names, checkout, find_chapter, read_profile, run_chapter
+    from stylemed.book.rehearsal import rehearse as rehearse_profile
 
     if rehearse:
         try:
@@ -53,7 +49,7 @@ def book_run(
 @book.command("html")
 def book_html(profile: ProfileName = "cpu") -> None:
     """Build the HTML from the executed chapters, warnings as errors."""
-    from stylemed.publishing import BuildFailed, html
+    from stylemed.book.publishing import BuildFailed, html
 
     try:
         print(f"open {html(profile)}")
@@ -69,8 +65,8 @@ def book_check(
     ] = True,
 ) -> None:
     """The regression run: the chapters' numbers against the committed baseline of the profile."""
-    from stylemed.execution import ChapterFailed
-    from stylemed.regression import check
+    from stylemed.book.execution import ChapterFailed
+    from stylemed.book.regression import check
 
     try:
         differences = check(profile, run=run)
@@ -86,8 +82,8 @@ def book_accept(
     seeds: Annotated[int, typer.Option(help="Runs with different seeds; tolerances come from their spread.")] = 3,
 ) -> None:
     """Make the chapters' present numbers the baseline, and print old -> new. Needs a clean git tree."""
-    from stylemed.execution import ChapterFailed
-    from stylemed.regression import accept
+    from stylemed.book.execution import ChapterFailed
+    from stylemed.book.regression import accept
 
     try:
         accept(profile, seeds)

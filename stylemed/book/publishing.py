@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 
 from stylemed import __version__
+from stylemed.book.execution import Profile, chapter_names, checkout, read_profile
 from stylemed.chapters import PACKAGE
 from stylemed.errors import BadInput
-from stylemed.execution import Profile, chapter_names, checkout, read_profile
 
 
 class BuildFailed(Exception):

@@ -1,0 +1,1 @@
+"""The machinery that runs chapters: `execution`, `publishing`, `regression`, `rehearsal`."""

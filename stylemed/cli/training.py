@@ -1,0 +1,218 @@
+"""Commands that train: gan, encoder, judge, labeller; and judge, which says how wrong a reader is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stylemed.cli.options import Device, Minutes, Seed
+from stylemed.errors import BadInput
+
+train = typer.Typer(help="Train the generator, then the encoder. The same line resumes.", no_args_is_help=True)
+
+
+@train.command("gan")
+def train_gan_command(
+    store: Annotated[
+        Path, typer.Option(help="Slice store; only its split train is learned from, distances are taken from test too.")
+    ],
+    run: Annotated[Path, typer.Option(help="Run folder; made if needed, gone on with if it is there.")],
+    preset: Annotated[str, typer.Option(help="smoke, phantom-64, ct-64, ct-128, paper.")],
+    kimg: Annotated[float, typer.Option(help="Images to show in all, in thousands.")],
+    max_minutes: Minutes = None,
+    seed: Seed = 0,
+    device: Device = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Change a field of the preset, such as precision=bf16; repeat for several.",
+            show_default=False,
+        ),
+    ] = None,
+    warm_start: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="Begin from another run's weights, without its optimizer.", show_default=False
+        ),
+    ] = None,
+    inception: Annotated[
+        Path | None,
+        typer.Option(help="Inception v3 weights, for one more distance in distances.csv.", show_default=False),
+    ] = None,
+    labeller: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Run folder or .safetensors of a labeller: it outlines livers and tumors of the images for distances.csv.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Train the StyleGAN on a store. Several GPUs: torchrun --nproc-per-node N -m stylemed train gan ..."""
+    from stylemed.data.store import SliceDataset, SliceStore
+    from stylemed.training.gan import config_for, train_gan
+
+    dataset = SliceDataset(SliceStore.open(store), split="train")
+    config = config_for(dataset, preset, _changes(change))  # a mistake there is told before anything large is loaded
+    first = os.environ.get("RANK", "0") == "0"  # of several processes only this one measures
+    done = train_gan(
+        dataset,
+        run,
+        config,
+        kimg=kimg,
+        max_minutes=max_minutes,
+        seed=seed,
+        device=device,
+        on_snapshot=_distances(dataset, inception, labeller) if first else None,
+        warm_start=warm_start,
+    )
+    if first:
+        from stylemed.evaluation import read_distances, verdict
+
+        _trained(done)
+        if (done.path / "distances.csv").is_file() and (said := verdict(read_distances(done.path))):
+            print(said)
+
+
+def _distances(dataset, inception: Path | None, labeller: str | None):
+    """What is measured while a generator trains; None where there are too few slices."""
+    from stylemed.data.store import SliceDataset
+    from stylemed.evaluation import Distances
+    from stylemed.evaluation.fidelity import LEAST_SLICES
+    from stylemed.evaluation.judge import Labeller
+
+    reader = None if labeller is None else Labeller.load(labeller)
+    if len(dataset) < LEAST_SLICES:
+        return None
+    test = SliceDataset(dataset.store, split="test") if len(dataset.store.select("test")) >= LEAST_SLICES else None
+    return Distances(dataset, inception=inception, reader=reader, test=test)
+
+
+def _changes(given: list[str] | None) -> dict:
+    """NAME=VALUE, values as YAML reads them."""
+    import yaml
+
+    found = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise BadInput(f"--set {text}: write NAME=VALUE, such as r1_gamma=0.5.")
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise BadInput(f"--set {text}: the value cannot be read as YAML.") from None
+        try:
+            read = float(read) if isinstance(read, str) else read  # YAML takes 1e-3 for a word
+        except ValueError:
+            pass
+        found[name.strip()] = read
+    return found
+
+
+@train.command("encoder")
+def train_encoder_command(
+    generator: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of the generator.")],
+    run: Annotated[Path, typer.Option(help="Run folder; made if needed, gone on with if it is there.")],
+    store: Annotated[
+        Path | None,
+        typer.Option(help="Slice store to watch reconstructions on; never trained on.", show_default=False),
+    ] = None,
+    preset: Annotated[str, typer.Option(help="smoke, phantom-64, ct-64, ct-128, paper.")] = "phantom-64",
+    kimg: Annotated[float, typer.Option(help="Generated images to show in all, in thousands.")] = 20.0,
+    max_minutes: Minutes = None,
+    seed: Seed = 0,
+    weights: Annotated[
+        Path | None, typer.Option(help="ResNet-50 weights to start from. Default: at random.", show_default=False)
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Train the encoder on images that the generator makes."""
+    from stylemed.data.store import SliceDataset, SliceStore
+    from stylemed.training.encoder import train_encoder
+
+    dataset = SliceDataset(SliceStore.open(store), split="train") if store else None
+    done = train_encoder(
+        generator,
+        run,
+        preset,
+        dataset=dataset,
+        kimg=kimg,
+        max_minutes=max_minutes,
+        seed=seed,
+        weights=weights,
+        device=device,
+    )
+    _trained(done)
+
+
+@train.command("judge")
+def train_judge_command(
+    store: Annotated[Path, typer.Option(help="Slice store; only its split judge is read.")],
+    run: Annotated[Path, typer.Option(help="Run folder; made if needed, gone on with if it is there.")],
+    kimg: Annotated[float, typer.Option(help="Slices to show in all, in thousands.")] = 60.0,
+    max_minutes: Minutes = None,
+    seed: Seed = 0,
+    folds: Annotated[
+        int | None, typer.Option(help="Cross-validate over the patients whose tumors are known, of every split.", min=2)
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Train the judge: a reader of slices that has no part in generating them."""
+    from stylemed.data.store import SliceStore
+    from stylemed.evaluation.judge_training import cross_validate, train_judge
+
+    settings = dict(kimg=kimg, max_minutes=max_minutes, seed=seed, device=device)
+    if folds is None:
+        _trained(train_judge(SliceStore.open(store), run, **settings))
+    else:
+        print(cross_validate(SliceStore.open(store), run, folds, **settings).round(3).to_string(index=False))
+
+
+@train.command("labeller")
+def train_labeller_command(
+    store: Annotated[Path, typer.Option(help="Slice store; only its split train is read.")],
+    run: Annotated[Path, typer.Option(help="Run folder; made if needed, gone on with if it is there.")],
+    kimg: Annotated[float, typer.Option(help="Slices to show in all, in thousands.")] = 60.0,
+    max_minutes: Minutes = None,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Train the labeller: a reader of slices that may take part in generating them, and does not measure."""
+    from stylemed.data.store import SliceStore
+    from stylemed.evaluation.judge_training import train_labeller
+
+    done = train_labeller(SliceStore.open(store), run, kimg=kimg, max_minutes=max_minutes, seed=seed, device=device)
+    _trained(done)
+
+
+def _trained(run) -> None:
+    log, samples = run.log(), run.samples()
+    seen = f"{log['kimg'].iloc[-1]:.2f} thousand images" if len(log) else "no image yet"
+    print(f"{run.path}: {seen}" + (f"; last sample grid {samples[-1]}" if samples else ""))
+
+
+def judge(
+    store: Annotated[Path, typer.Argument(help="Slice store.")],
+    judge: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Run folder or .safetensors of the judge.", show_default=False)
+    ] = None,
+    labeller: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Instead: of a labeller, to measure it.", show_default=False)
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split to measure its own errors on.")] = "test",
+    seen: Annotated[bool, typer.Option("--seen", help="Ask even about patients it has learned from.")] = False,
+) -> None:
+    """Say how wrong the judge (or a labeller) is, factor by factor, on patients it has never seen."""
+    from stylemed.data.store import SliceStore
+    from stylemed.evaluation.judge import Judge, Labeller, errors
+
+    if (judge is None) == (labeller is None):
+        raise BadInput("stylemed judge needs --judge RUN or --labeller RUN, one of them.")
+    reader = Labeller.load(labeller) if judge is None else Judge.load(judge)
+    table = errors(reader, SliceStore.open(store), split, seen=seen)
+    print(table.round(3).to_string(index=False))

@@ -10,6 +10,7 @@ import pytest
 ORDER = [
     "errors",
     "provenance",
+    "statistics",
     "data",
     "phantom",
     "networks",

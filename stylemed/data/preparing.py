@@ -18,6 +18,7 @@ from stylemed.data.resample import Resampler
 from stylemed.data.store import COLUMNS, EMPTY_SPLIT, FORMAT, MORE_COLUMNS, VERSION, SliceStore
 from stylemed.data.volumes import Hindered, read_case
 from stylemed.errors import BadInput
+from stylemed.statistics import chance
 
 DEFAULT_WINDOW = (-100.0, 250.0)
 AIR = -1000
@@ -482,15 +483,6 @@ def _join(file: Path, parts: list[Path], dtype, shape) -> None:
         os.fsync(out.fileno())
 
 
-def _hash(patient: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed} {patient}".encode()).hexdigest()
-
-
-def by_chance(patients, seed: int) -> list[str]:
-    """Patients in the order of a seeded hash of their names: one more of them does not move the others."""
-    return sorted(patients, key=lambda patient: _hash(patient, seed))
-
-
 def split_patients(given: dict[str, str | None], seed: int) -> dict[str, str]:
     """A split for every patient: the given one, else by a hash of seed and name alone, so that more patients move nobody.
 
@@ -498,7 +490,7 @@ def split_patients(given: dict[str, str | None], seed: int) -> dict[str, str]:
     """
     splits = {}
     for patient, split in given.items():
-        place = int(_hash(patient, seed), 16) / 16**64  # in [0, 1)
+        place = chance(patient, seed)
         drawn = "judge" if place < SHARES["judge"] else "test" if place < sum(SHARES.values()) else "train"
         splits[patient] = split or drawn
     return splits

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from stylemed.data.store import disc_across, largest_px
 from stylemed.errors import BadInput
-from stylemed.latent.direction import draw_patients, patient_auc
 from stylemed.phantom.anatomy import ENHANCEMENT
 from stylemed.provenance import Provenance, belong_together
+from stylemed.statistics import mean_interval, patient_auc
 from stylemed.training.run import export, load_network
 
 CLASSES = ("air", "body", "liver", "tumor")
@@ -280,7 +280,7 @@ def error_table(found: Findings, store, rows, folds=None, *, seed: int = 0, draw
     def add(name, values, where):
         where = np.asarray(where) & np.isfinite(np.asarray(values, float))
         if where.any():
-            low, high, value = _interval(np.asarray(values, float)[where], patients[where], seed, draws)
+            low, high, value = mean_interval(np.asarray(values, float)[where], patients[where], seed, draws)
             out.append((name, value, low, high, int(where.sum()), len(set(patients[where]))))
 
     add("tumor, sensitivity", table["tumor"], large)
@@ -311,13 +311,3 @@ def dice(found: np.ndarray, true: np.ndarray) -> np.ndarray:
     """Dice of each slice; NaN where neither has a pixel."""
     total = found.sum(axis=(1, 2)) + true.sum(axis=(1, 2))
     return np.where(total > 0, 2 * (found & true).sum(axis=(1, 2)) / np.maximum(total, 1), np.nan)
-
-
-def _interval(values, patients, seed, draws) -> tuple[float, float, float]:
-    """2.5 % and 97.5 % of the mean over a bootstrap of patients, and the mean."""
-    names, patient = np.unique(patients.astype(str), return_inverse=True)
-    sums, counts = np.bincount(patient, values), np.bincount(patient)
-    drawn = draw_patients(len(names), draws, seed)
-    means = (drawn @ sums) / np.maximum(drawn @ counts, 1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high), float(values.mean())

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stylemed.data.body import body_piece
-from stylemed.data.preparing import by_chance
 from stylemed.errors import BadInput
 from stylemed.evaluation.judge import (
     BATCH,
@@ -32,6 +31,7 @@ from stylemed.evaluation.judge import (
     error_table,
     truth,
 )
+from stylemed.statistics import by_chance
 from stylemed.training import augment
 from stylemed.training.distributed import own_device, refuse_team
 from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, random_stream

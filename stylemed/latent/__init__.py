@@ -1,7 +1,7 @@
 """Work in latent space: encode slices, mix styles, find a direction and walk along it."""
 
 from stylemed.latent.codes import Codes, encode_store
-from stylemed.latent.direction import Direction, find_direction, patient_auc, random_direction, traverse, walk
+from stylemed.latent.direction import Direction, find_direction, random_direction, traverse, walk
 from stylemed.latent.effects import mixing_effect, region_change
 from stylemed.latent.mixing import blend, mix, mixing_grid
 
@@ -14,7 +14,6 @@ __all__ = [
     "mix",
     "mixing_effect",
     "mixing_grid",
-    "patient_auc",
     "random_direction",
     "region_change",
     "traverse",

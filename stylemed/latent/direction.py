@@ -18,6 +18,7 @@ from stylemed.errors import BadInput
 from stylemed.latent.codes import Codes, read_tensors, write_tensors
 from stylemed.latent.mixing import layers_of, synthesize
 from stylemed.provenance import Provenance, belong_together
+from stylemed.statistics import patient_auc
 
 COMPONENTS = (8, 32, 128)  # principal components the classifier may see: few patients, many latent axes
 STRENGTHS = tuple(10.0 ** np.arange(-3.0, 2.0))  # C of the logistic regression: small = strong shrinkage
@@ -208,36 +209,6 @@ def traverse(generator, w_plus, direction: Direction, steps, layers=None) -> tor
         cure="find the direction on codes of this generator",
     )
     return synthesize(generator, walk(w_plus, direction, steps, layers))
-
-
-def draw_patients(count: int, draws: int, seed: int) -> np.ndarray:
-    """How often each of `count` patients comes in each of `draws` bootstrap samples: [draws, count]."""
-    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
-
-
-def patient_auc(scores, y, patients, folds=None, *, seed: int = 0, draws: int = 2000) -> tuple[float, float, float]:
-    """AUC of scores [N] for y [N] (0/1) with its 95 % interval, by a bootstrap over patients -> (auc, low, high).
-
-    With `folds` [N] only pairs of slices of the same fold are compared. NaN where there is no pair.
-    """
-    scores, y = np.asarray(scores, dtype=float), np.asarray(y).astype(bool)
-    names, patient = np.unique(np.asarray(patients).astype(str), return_inverse=True)
-    folds = np.zeros(len(y)) if folds is None else np.asarray(folds)
-    won = np.zeros((len(names), len(names)))  # [patient of the positive, of the negative]: pairs in right order
-    pairs = np.zeros_like(won)
-    for fold in np.unique(folds):
-        with_, without = np.flatnonzero(y & (folds == fold)), np.flatnonzero(~y & (folds == fold))
-        right = np.sign(scores[with_][:, None] - scores[without][None]) / 2 + 0.5
-        where = (patient[with_][:, None], patient[without][None])
-        np.add.at(won, where, right)
-        np.add.at(pairs, where, 1.0)
-    if pairs.sum() == 0:
-        return float("nan"), float("nan"), float("nan")
-    drawn = draw_patients(len(names), draws, seed)
-    totals = np.einsum("dp,pq,dq->d", drawn, pairs, drawn, optimize=True)
-    hits = np.einsum("dp,pq,dq->d", drawn, won, drawn, optimize=True)
-    low, high = np.quantile(hits[totals > 0] / totals[totals > 0], (0.025, 0.975))
-    return float(won.sum() / pairs.sum()), float(low), float(high)
 
 
 def _mean_style(w_plus: np.ndarray, layers) -> np.ndarray:

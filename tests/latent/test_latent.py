@@ -20,7 +20,6 @@ from stylemed.latent import (
     mix,
     mixing_effect,
     mixing_grid,
-    patient_auc,
     random_direction,
     region_change,
     traverse,
@@ -281,20 +280,6 @@ def test_a_direction_of_other_weights_is_not_walked(generator, monkeypatch):
         else:
             with pytest.raises(BadInput, match="the generator is mine .* another .* find the direction on codes"):
                 traverse(generator, start, direction, [0.0])
-
-
-def test_patient_auc_agrees_with_scikit_learn_and_keeps_to_its_folds():
-    from sklearn.metrics import roc_auc_score
-
-    rng = np.random.default_rng(0)
-    y, patients = rng.random(80) < 0.4, np.repeat(np.arange(16), 5)
-    scores = np.round(rng.standard_normal(80) + y, 1)  # with ties
-    auc, low, high = patient_auc(scores, y, patients)
-    assert abs(auc - roc_auc_score(y, scores)) < 1e-12 and low < auc < high
-    folds = patients % 2
-    shifted = patient_auc(scores + 100 * folds, y, patients, folds)
-    np.testing.assert_allclose(shifted, patient_auc(scores, y, patients, folds))
-    assert np.isnan(patient_auc(scores, np.zeros(80), patients)).all()
 
 
 # --- effects

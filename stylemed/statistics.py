@@ -1,0 +1,57 @@
+"""Numbers about patients: the AUC, intervals by a bootstrap over patients (Efron and Tibshirani 1993), and order by chance."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+
+def chance(patient: str, seed: int) -> float:
+    """A number in [0, 1) that depends on seed and name alone: other patients have no part in it."""
+    return int(hashlib.sha256(f"{seed} {patient}".encode()).hexdigest(), 16) / 16**64
+
+
+def by_chance(patients, seed: int) -> list[str]:
+    """Patients in the order of `chance`: one more of them does not move the others."""
+    return sorted(patients, key=lambda patient: chance(patient, seed))
+
+
+def draw_patients(count: int, draws: int, seed: int) -> np.ndarray:
+    """How often each of `count` patients comes in each of `draws` bootstrap samples: [draws, count]."""
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+
+
+def patient_auc(scores, y, patients, folds=None, *, seed: int = 0, draws: int = 2000) -> tuple[float, float, float]:
+    """AUC of scores [N] for y [N] (0/1) with its 95 % interval, by a bootstrap over patients -> (auc, low, high).
+
+    With `folds` [N] only pairs of slices of the same fold are compared. NaN where there is no pair.
+    """
+    scores, y = np.asarray(scores, dtype=float), np.asarray(y).astype(bool)
+    names, patient = np.unique(np.asarray(patients).astype(str), return_inverse=True)
+    folds = np.zeros(len(y)) if folds is None else np.asarray(folds)
+    won = np.zeros((len(names), len(names)))  # [patient of the positive, of the negative]: pairs in right order
+    pairs = np.zeros_like(won)
+    for fold in np.unique(folds):
+        with_, without = np.flatnonzero(y & (folds == fold)), np.flatnonzero(~y & (folds == fold))
+        right = np.sign(scores[with_][:, None] - scores[without][None]) / 2 + 0.5
+        where = (patient[with_][:, None], patient[without][None])
+        np.add.at(won, where, right)
+        np.add.at(pairs, where, 1.0)
+    if pairs.sum() == 0:
+        return float("nan"), float("nan"), float("nan")
+    drawn = draw_patients(len(names), draws, seed)
+    totals = np.einsum("dp,pq,dq->d", drawn, pairs, drawn, optimize=True)
+    hits = np.einsum("dp,pq,dq->d", drawn, won, drawn, optimize=True)
+    low, high = np.quantile(hits[totals > 0] / totals[totals > 0], (0.025, 0.975))
+    return float(won.sum() / pairs.sum()), float(low), float(high)
+
+
+def mean_interval(values, patients, seed: int = 0, draws: int = 1000) -> tuple[float, float, float]:
+    """2.5 % and 97.5 % of the mean of values [N] over a bootstrap of patients [N], and the mean -> (low, high, mean)."""
+    names, patient = np.unique(patients.astype(str), return_inverse=True)
+    sums, counts = np.bincount(patient, values), np.bincount(patient)
+    drawn = draw_patients(len(names), draws, seed)
+    means = (drawn @ sums) / np.maximum(drawn @ counts, 1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high), float(values.mean())

@@ -432,7 +432,7 @@ def train_gan(
             rows, metadata["split"], rows[trainer.order]
         ).to_dict()
     if warm_start is not None:
-        asked["warm_start"] = str(warm_start)
+        asked["warm_start"] = Path(warm_start).name  # the folder may lie elsewhere when the run goes on
         if not Run(run).checkpoints():
             trainer.begin_from(warm_start)
     return drive(

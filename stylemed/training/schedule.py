@@ -135,8 +135,8 @@ _SMALL = {
     "tick_kimg": 0.5,
     "snapshot_ticks": 10,
 }
-# Thousands of slices need little augmentation. In pairs the real image wins nearly always, r_t stays above its target whatever p is,
-# and at p = 0.8 the changes showed in generated images and variety fell (benchmarks/RESULTS.md).
+# Thousands of slices need little augmentation. In pairs the real image wins nearly always, r_t stays above its target whatever p
+# is, and at p = 0.8 the changes showed in generated images and variety fell (benchmarks/RESULTS.md).
 PRESETS["phantom-64"] = {**_SMALL, "augment": "fixed", "augment_p": 0.3}
 PRESETS["ct-64"] = dict(_SMALL)
 PRESETS["ct-128"] = {

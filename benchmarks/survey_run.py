@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from stylemed.data.store import SliceStore
+from stylemed.data.store import SliceStore, disc_across
 from stylemed.evaluation import corrected_share, read_distances, survey_samples
 from stylemed.evaluation.judge import Judge, Labeller, truth
 from stylemed.latent.mixing import synthesize
@@ -64,7 +64,7 @@ def tumors(generator, reader, store, samples: int, seed: int) -> pd.DataFrame:
     table = {}
     for name, answers, known in (("generated", made, None), ("test slices", slices, true.mean())):
         share = answers["tumor"].mean()
-        across = np.sqrt(4 / np.pi * answers["tumor_px"][answers["tumor_px"] > 0])
+        across = disc_across(answers["tumor_px"][answers["tumor_px"] > 0])
         table[name] = {"n": len(answers), "found": share, "corrected": corrected_share(share, *errors), "true": known}
         table[name] |= {f"{lo}–{hi} px": ((across >= lo) & (across < hi)).sum() / len(answers) for lo, hi in SIZES}
     print(f"reader on test slices: sensitivity {errors[0]:.3f}, specificity {errors[1]:.3f}")

@@ -107,11 +107,9 @@ def find_layout(source, include: str | None = None, exclude: str | None = None) 
 
 def _named_by(name: str, pairs) -> str | None:
     """The pair that a table means by a number or name."""
-    return (
-        name
-        if name in pairs
-        else next((k for k in pairs if name in (k, k.removeprefix("volume-"), k.rpartition("_")[2])), None)
-    )
+    if name in pairs:
+        return name
+    return next((k for k in pairs if name in (k, k.removeprefix("volume-"), k.rpartition("_")[2])), None)
 
 
 def _original(name: str, twin: str, rows, pairs, table) -> str:

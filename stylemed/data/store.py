@@ -229,6 +229,7 @@ class SliceStore:
 
         own = self.slices.iloc[self.select()]
         own = own[own["tumor_known"] == 1]
+        own = own.assign(largest=[largest_px(self.labels[i] == 2) if px else 0 for i, px in own["tumor_px"].items()])
         rows, measured = {}, set(self.info.get("mm_known", []))
         for name in (*SPLITS, "all"):
             part = own if name == "all" else own[own["split"] == name]
@@ -236,7 +237,7 @@ class SliceStore:
                 continue
             sick = part.groupby("patient")["tumor_px"].max() > 0
             ill = part[part["tumor_px"] > 0]
-            largest = np.array([largest_px(self.labels[row] == 2) for row in ill.index], int)
+            largest = ill["largest"].to_numpy()
             across, in_mm = disc_across(largest), ill["case"].isin(measured).to_numpy()
             rows[name] = {
                 "patients with": int(sick.sum()),
@@ -273,8 +274,7 @@ class SliceDataset:
     @property
     def tumors(self) -> np.ndarray:
         """bool [N]: known to hold a tumor."""
-        table = self.store.slices.iloc[self.rows]
-        return ((table["tumor_known"] == 1) & (table["tumor_px"] > 0)).to_numpy()
+        return np.isin(self.rows, self.store.select(tumor=True, twins=True))
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stylemed.data.body import body_piece
+from stylemed.data.body import BODY_HU, body_piece
 from stylemed.errors import BadInput
 from stylemed.evaluation.judge import (
     BATCH,
@@ -38,7 +38,7 @@ from stylemed.training.loop import GradientGuard, drive, move_average, next_posi
 from stylemed.training.run import Run, write_safely
 from stylemed.training.schedule import ema_beta
 
-BODY_HU, BODY_SIGNAL = -300, 80  # CT: above is body; MR: of a signal up to 1000
+BODY_SIGNAL = 80  # MR: above is body, of a signal up to 1000
 FAT_HU = -50  # CT: fat lies below
 SEEN_AT = 64  # pixels: the U-Net's own resolution, at most
 MOST_TIMES = 6  # that a slice with a tumor is shown while another is shown once

@@ -90,6 +90,14 @@ class Discriminator(nn.Module):
                 x = lerp_clip(x, F.leaky_relu(self.from_image[i](downscale(images)), LEAK), fade)
         return self.tail(x)
 
+    def features(self, images: Tensor) -> list[Tensor]:
+        """images [B, C, R, R] -> what each block makes of them, [B, C', R / 2, R / 2] down to 4²; before scores are formed."""
+        x, found = F.leaky_relu(self.from_image[-1](images), LEAK), []
+        for block in reversed(self.blocks):
+            x = block(x)
+            found.append(x)
+        return found
+
     @classmethod
     def from_original(cls, variables) -> "Discriminator":
         """Build from the variables of the original implementation: see `stylemed.networks.port.discriminator_from_original`."""

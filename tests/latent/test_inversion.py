@@ -32,8 +32,9 @@ def test_it_finds_images_of_the_generator_again_and_each_by_itself(generator, im
     assert (left < 0.6).all() and left.mean() < 0.4
     assert (together.w_plus == together.w_plus[:, :1]).all()
     assert together.losses.shape == (3, 61)
-    alone = invert(generator, images, space="w", batch=1, **options)
-    np.testing.assert_allclose(alone.w_plus, together.w_plus, atol=1e-3)
+    few = options | {"steps": 4}  # rounding grows with the steps
+    alone, three = (invert(generator, images, space="w", batch=batch, **few) for batch in (1, 3))
+    np.testing.assert_allclose(alone.w_plus, three.w_plus, atol=1e-4)
     wider = invert(generator, images, start=together.w_plus, **options)
     assert (wider.losses[:, -1] < together.losses[:, -1]).all()  # every layer by itself can only fit better
 

@@ -1,6 +1,8 @@
 """Training the encoder on the generator's own images, whose latents are known (the paper's autoencoder).
 
 The supply of pairs is unlimited: every step draws new latents, makes their images with fresh noise, and asks for the latents back.
+Beyond the paper it can also be asked for the image (by its pixels, its structure, and what the discriminator sees in it), of
+generated images and of a share of real slices, whose latents nobody knows.
 """
 
 from collections.abc import Callable
@@ -12,14 +14,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stylemed.errors import BadInput
-from stylemed.networks import Encoder
+from stylemed.networks import Discriminator, Encoder
+from stylemed.networks.encoder import TRUNKS
 from stylemed.provenance import Provenance, belong_together
 from stylemed.training.distributed import own_device, refuse_team
 from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, random_stream
-from stylemed.training.run import Run, digest_of_weights, export, load_generator, settings_of
+from stylemed.training.reconstruction import ReconstructionLoss
+from stylemed.training.run import Run, digest_of_weights, export, load_generator, load_network, settings_of
 from stylemed.training.schedule import config_from_preset, ema_beta
 
 GRID = 16  # pairs in a sample grid
+BRIGHTNESS, CONTRAST, GRAIN = (
+    0.06,
+    0.1,
+    0.12,
+)  # of changed images, at most; 10 HU, a tenth and 20 HU in a window of 350 HU
 WITHIN = 0.99  # of the generator's own latents that a measured radius leaves as they are
 
 
@@ -34,6 +43,7 @@ class EncoderConfig:
     """
 
     space: str = "w+"
+    trunk: str = "resnet50"  # or resnet34, resnet18
     shortcut: int = 0  # side of the image that a linear shortcut beside the ResNet reads; 0: none, as in the paper
     radius: float | None = None
     shortcut_images: int = 3000  # generated images that the shortcut is fitted to before the training
@@ -42,9 +52,21 @@ class EncoderConfig:
     warmup_kimg: float = 1.0  # the learning rate rises linearly over the first images
     beta1: float = 0.9
     beta2: float = 0.999
+    # what it sees
     style_mixing: float = 0.5  # w+ only: share of images made from two latents, so that layers can differ
-    latent_weight: float = 1.0  # of the mean squared latent error, in units of each component's variance
-    image_weight: float = 0.0  # of the mean absolute error between an image and its reconstruction
+    least_psi: float = (
+        1.0  # every latent is truncated by a psi drawn from here to 1: slices tend to lie nearer to the mean
+    )
+    changes: float = (
+        0.0  # share of images with another brightness, contrast, sharpness or noise than the generator knows
+    )
+    real_share: float = 0.0  # of a batch: slices of the data set, whose latents are not known; image losses only
+    # what it is asked for
+    latent_weight: float = 1.0  # mean squared latent error, in units of each component's variance
+    image_weight: float = 0.0  # mean absolute error between an image and its reconstruction …
+    structure_weight: float = 0.0  # … 1 - SSIM of the two …
+    feature_weight: float = 0.0  # … and their distance in features of the generator's own discriminator
+    offset_weight: float = 0.0  # w+ only: mean square of what the layers add to w (e4e), where one w made the image
     ema_kimg: float = 2.0  # half-life of the averaged encoder …
     ema_rampup: float | None = 0.1  # … but at most this share of the images shown so far
     tick_kimg: float = 10.0
@@ -53,8 +75,20 @@ class EncoderConfig:
     def __post_init__(self):
         if self.space not in ("w", "w+"):
             raise BadInput(f"space must be w or w+, not {self.space}.")
+        if self.trunk not in TRUNKS:
+            raise BadInput(f"trunk must be one of {', '.join(TRUNKS)}, not {self.trunk}.")
+        if not 0 <= self.real_share < 1:
+            raise BadInput(
+                f"real_share must be at least 0 and below 1, not {self.real_share}: it needs generated images."
+            )
+        if self.real_share > 0 and not self.compares_images:
+            raise BadInput("real_share without an image loss: of real slices no latent is known; set image_weight too.")
         if self.radius is not None and self.radius < 0:
             raise BadInput(f"radius cannot be {self.radius}; 0 is no limit, and left out it is measured.")
+
+    @property
+    def compares_images(self) -> bool:
+        return self.image_weight + self.structure_weight + self.feature_weight > 0
 
 
 _SMALL = {
@@ -94,7 +128,17 @@ def encoder_config(name: str, **changes) -> EncoderConfig:
 class EncoderTrainer:
     """Encoder, its optimizer, the frozen generator, and one step of training."""
 
-    def __init__(self, generator, dataset, config: EncoderConfig, seed: int, device: str, metadata: dict, weights=None):
+    def __init__(
+        self,
+        generator,
+        discriminator,
+        dataset,
+        config: EncoderConfig,
+        seed: int,
+        device: str,
+        metadata: dict,
+        weights=None,
+    ):
         self.config, self.seed, self.device = config, seed, torch.device(device)
         self.dataset, self.metadata = dataset, metadata
         self.generator = generator.to(self.device).eval().requires_grad_(False)
@@ -114,6 +158,7 @@ class EncoderTrainer:
                 generator.latent_size,
                 generator.num_layers,
                 config.space,
+                config.trunk,
                 config.shortcut,
                 radius,
                 weights,
@@ -127,51 +172,93 @@ class EncoderTrainer:
         self.optimizer = torch.optim.Adam(
             self.encoder.parameters(), lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True
         )
+        if discriminator is not None:
+            discriminator = discriminator.to(self.device).eval().requires_grad_(False)
+        self.image_loss = ReconstructionLoss(
+            config.image_weight, config.structure_weight, config.feature_weight, discriminator
+        )
         self.nimg = 0
         self.seconds_reading = 0.0  # it makes its own images
         self.resolution = generator.resolution
         self.guard = GradientGuard()
 
-    def pairs(self, n: int, name: str) -> tuple[Tensor, Tensor]:
-        """n generated images [n, C, R, R] and the styles they were made from [n, L, latent]."""
+    def pairs(self, n: int, name: str) -> tuple[Tensor, Tensor, Tensor]:
+        """n generated images [n, C, R, R], the styles they were made from [n, L, latent], and which are of two latents [n]."""
         generator, stream = self.generator, random_stream(self.seed, self.nimg, name)
         z = torch.randn(2, n, generator.latent_size, generator=stream).to(self.device)
+        psi = 1 - (1 - self.config.least_psi) * torch.rand(2, n, 1, generator=stream).to(self.device)
         mixed = torch.rand(n, generator=stream) < (self.config.style_mixing if self.config.space == "w+" else 0.0)
         cutoff = torch.randint(1, generator.num_layers, (n,), generator=stream)
         cutoff = torch.where(mixed, cutoff, generator.num_layers).to(self.device)
         first = torch.arange(generator.num_layers, device=self.device)[None, :] < cutoff[:, None]  # (n, L)
         with torch.no_grad():
-            w_plus = torch.where(
-                first[:, :, None],
-                generator.broadcast(generator.mapping(z[0])),
-                generator.broadcast(generator.mapping(z[1])),
-            )
+            w = [generator.broadcast(generator.w_avg.lerp(generator.mapping(z[i]), psi[i])) for i in (0, 1)]
+            w_plus = torch.where(first[:, :, None], *w)
             noise = [torch.randn(n, 1, *m.shape[2:], generator=stream).to(self.device) for m in generator.noise_maps()]
-            return generator.synthesis(w_plus, noise), w_plus
+            return generator.synthesis(w_plus, noise), w_plus, mixed.to(self.device)
+
+    def _reals(self, n: int) -> Tensor:
+        """The next n slices of the data set [n, C, R, R]; every epoch in an order of its own."""
+        count = self.nimg // self.config.batch * n  # slices shown so far
+        return self.dataset.images(next_positions(count, n, len(self.dataset), self.seed)).to(self.device)
+
+    def _changed(self, images: Tensor) -> Tensor:
+        """A share of images [n, C, R, R] as other scanners might give them; the encoder has to answer as if they were not."""
+        n, stream = len(images), random_stream(self.seed, self.nimg, "changes")
+        drawn = torch.rand(4, n, 1, 1, 1, generator=stream).to(self.device)
+        grain = torch.randn(images.shape, generator=stream).to(self.device)
+        chosen = (torch.rand(n, 1, 1, 1, generator=stream) < self.config.changes).to(self.device)
+        softer = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        changed = torch.lerp(softer, images, 0.6 + 0.8 * drawn[0])  # blurred or sharpened
+        changed = (
+            changed * (1 + CONTRAST * (2 * drawn[1] - 1)) + BRIGHTNESS * (2 * drawn[2] - 1) + GRAIN * drawn[3] * grain
+        )
+        return torch.where(chosen, changed.clamp(-1, 1), images)
 
     def step(self) -> dict[str, float]:
         """One minibatch of fresh pairs; returns the errors, latent in standard deviations of w, image in units of [-1, 1]."""
-        n, config = self.config.batch, self.config
+        config, encoder = self.config, self.encoder
         if self.nimg == 0 and config.shortcut:
             self._fit_shortcut()
-        images, w_plus = self.pairs(n, "pairs")
-        self.encoder.train()
-        found = self.encoder(images)
-        latent = ((found - w_plus) / self.encoder.w_std).square().mean()
-        loss = config.latent_weight * latent
+        n_real = round(config.real_share * config.batch)
+        wanted, w_plus, mixed = self.pairs(config.batch - n_real, "pairs")
+        seen = self._changed(wanted)
+        if n_real:
+            real = self._reals(n_real)
+            wanted, seen = torch.cat([wanted, real]), torch.cat([seen, real])
+        encoder.train()
+        w, offsets = encoder.answers(seen)
+        alone, found = encoder.styles(w, None), encoder.styles(w, offsets)
+
+        # Latents: w+ of every generated image, w where one w made it.
+        made = len(w_plus)
+        latent = ((found[:made] - w_plus) / encoder.w_std).square().mean()
         numbers = {"w_error": latent.sqrt().item()}
-        if config.image_weight > 0:
-            error = F.l1_loss(self.generator.synthesis(found), images)
-            loss = loss + config.image_weight * error
-            numbers["image_error"] = error.item()
+        loss = config.latent_weight * latent
+        if offsets is not None:
+            pure = ~mixed
+            from_w = ((alone[:made] - w_plus) / encoder.w_std).square().mean(dim=(1, 2))[pure].sum() / made
+            loss = loss + config.latent_weight * from_w
+            one_w = torch.cat([pure, pure.new_ones(n_real)])  # nothing says that a slice needs more than one
+            loss = loss + config.offset_weight * offsets.square().mean(dim=(1, 2))[one_w].sum() / len(seen)
+
+        # Images: every other one by its w alone, so that both answers learn what becomes visible.
+        if config.compares_images:
+            odd = torch.arange(len(seen), device=self.device) % 2 == 1
+            again = self.generator.synthesis(torch.where(odd[:, None, None], alone, found))
+            loss = loss + self.image_loss(again, wanted).mean()
+            with torch.no_grad():
+                numbers["image_error"] = F.l1_loss(again[:made], wanted[:made]).item()
+                if n_real:
+                    numbers["real_image_error"] = F.l1_loss(again[made:], wanted[made:]).item()
         self.optimizer.param_groups[0]["lr"] = config.learning_rate * min(
-            1.0, (self.nimg + n) / (1000 * config.warmup_kimg)
+            1.0, (self.nimg + config.batch) / (1000 * config.warmup_kimg)
         )
         self.optimizer.zero_grad()
         loss.backward()
         self.guard.step(self.optimizer)
-        self.nimg += n
-        self._average(n)
+        self.nimg += config.batch
+        self._average(config.batch)
         return {"loss": loss.item(), **numbers}
 
     @torch.no_grad()
@@ -179,9 +266,9 @@ class EncoderTrainer:
         """Ridge regression from small images to styles; its strength is chosen on a fifth of the pairs."""
         encoder, rows, targets = self.encoder, [], []
         for part in range(0, self.config.shortcut_images, 100):
-            images, w_plus = self.pairs(100, f"shortcut {part}")
-            rows.append(encoder.small(images))
-            w_plus = w_plus if encoder.space == "w+" else w_plus[:, :1]
+            images, w_plus, mixed = self.pairs(100, f"shortcut {part}")
+            rows.append(encoder.small(images[~mixed]))
+            w_plus = w_plus[~mixed, :1]
             targets.append(((w_plus - encoder.w_avg) / encoder.w_std).flatten(1))
         x, y = torch.cat(rows), torch.cat(targets)
         mean = x.mean(dim=0)
@@ -236,7 +323,7 @@ class EncoderTrainer:
         if self.dataset is not None:
             real, again = self.reconstructions(GRID)
         else:
-            real, w_plus = self.pairs(GRID, "grid")
+            real = self.pairs(GRID, "grid")[0]
             with torch.no_grad():
                 again = self.generator.synthesis(self.averaged(real))
         rows = [part for pair in zip(real.split(8), again.split(8), strict=True) for part in pair]
@@ -264,10 +351,11 @@ def train_encoder(
     Args:
         generator: run folder or .safetensors file of the generator; it is not changed.
         preset: name in `ENCODER_PRESETS` or a whole EncoderConfig; `changes` replace single fields of a preset.
-        dataset: real slices to watch reconstructions on (see `train_gan`); never trained on. None: generated images are shown.
+        dataset: real slices to watch reconstructions on (see `train_gan`), and to learn from only where `real_share` says so. None:
+            generated images are shown.
         kimg: thousands of generated images to show in all.
         max_minutes: stop after so many minutes of this call.
-        weights: ResNet-50 state dict to start from; None starts at random.
+        weights: state dict of the trunk to start from; None starts at random.
 
     Raises BadInput for an unknown preset or field, an unreadable generator, a data set of another size, window or frame, a run
     folder of another configuration (also: of other weights of the generator) or in use.
@@ -292,12 +380,25 @@ def train_encoder(
         )
     device = own_device(device)
     # It learns from what the generator makes, so from the generator's patients.
+    if config.real_share > 0 and dataset is None:
+        raise BadInput("real_share needs slices to learn from; name their store (--store).")
     made_from = {"generator": digest_of_weights(network.state_dict())}
-    provenance = replace(network.provenance, kind="encoder", made_from=made_from).to_dict()
+    discriminator = None
+    if config.feature_weight > 0:
+        folder = Path(generator) if Path(generator).is_dir() else Path(generator).parent
+        discriminator, _ = load_network(folder, "discriminator", Discriminator)
+        made_from["discriminator"] = digest_of_weights(discriminator.state_dict())
+    provenance = replace(network.provenance, kind="encoder", made_from=made_from)
+    if config.real_share > 0:  # usually those of the generator
+        patients = Provenance.from_dict(getattr(dataset, "metadata", {}).get("provenance")).patients
+        provenance = replace(provenance, patients=provenance.patients | patients)
+    provenance = provenance.to_dict()
     metadata = {**made, "generator_nimg": made.get("nimg"), "provenance": provenance}
-    trainer = EncoderTrainer(network, dataset, config, seed, device, metadata, weights)
+    trainer = EncoderTrainer(network, discriminator, dataset, config, seed, device, metadata, weights)
     # Its weights are told by their digest: two trainings can agree in all settings and yet not in what came out.
     of_generator = {**settings_of(made), "digest": made_from["generator"]}
+    if discriminator is not None:
+        of_generator["discriminator"] = made_from["discriminator"]
     asked = {"kind": "encoder", "seed": seed, "generator": of_generator, **asdict(config)}
     return drive(
         trainer,

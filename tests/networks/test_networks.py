@@ -148,10 +148,13 @@ def test_encoder_answers_in_the_space_asked_for(space):
     encoder.w_avg.fill_(3.0)
     images = torch.randn(2, 1, 32, 32)
     assert torch.equal(encoder(images), torch.full((2, 8, 24), 3.0))  # untrained, it answers with the average
-    encoder.backbone.fc.weight.data.normal_(std=0.1)
+    for head in (encoder.head, *encoder.offsets.values()):
+        head.weight.data.normal_()
     w_plus = encoder(images)
     assert w_plus.shape == (2, 8, 24)
     assert torch.equal(w_plus[:, 0], w_plus[:, 1]) == (space == "w")
+    alone = encoder(images, space="w")  # what every layer begins with
+    assert torch.equal(alone[:, 0], alone[:, 1]) and torch.equal(alone, w_plus) == (space == "w")
     assert (w_plus.mean() - 3).abs() < 1
 
 
@@ -161,9 +164,9 @@ def test_encoder_starts_from_given_resnet_weights(tmp_path):
     donor = resnet50(weights=None)
     torch.save(donor.state_dict(), tmp_path / "resnet50.pth")
     encoder = Encoder(32, num_layers=8, latent_size=16, weights=tmp_path / "resnet50.pth")
-    assert torch.equal(encoder.backbone.layer3[0].conv1.weight, donor.layer3[0].conv1.weight)
+    assert torch.equal(encoder.trunk.layer3[0].conv1.weight, donor.layer3[0].conv1.weight)
     grey = torch.randn(1, 1, 32, 32)  # answers as three equal colours do in the donor
-    assert torch.allclose(encoder.backbone.conv1(grey), donor.conv1(grey.expand(-1, 3, -1, -1)), atol=1e-5)
+    assert torch.allclose(encoder.trunk.conv1(grey), donor.conv1(grey.expand(-1, 3, -1, -1)), atol=1e-5)
     (tmp_path / "broken.pth").write_bytes(b"not a state dict")
     with pytest.raises(BadInput, match="broken.pth"):
         Encoder(32, num_layers=8, latent_size=16, weights=tmp_path / "broken.pth")

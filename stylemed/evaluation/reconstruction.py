@@ -1,0 +1,90 @@
+"""What is lost on the way through latent space: the error of reconstructions, and whether their tumors are still seen.
+
+Users of inversion in medicine ask about the second more than about the first: a finding is a few pixels, and an error that hardly
+counts in the mean can be the whole of it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+
+from stylemed.data.body import body_piece
+from stylemed.errors import BadInput
+from stylemed.evaluation.judge import SIZES, truth
+from stylemed.statistics import mean_interval
+
+BLACK = -0.9  # in [-1, 1]: what is darker is air, or fat below the window
+METRICS = ("psnr", "ssim", "mae_body", "mae_liver", "mae_tumor")
+
+
+def reconstruction_errors(store, rows, again) -> pd.DataFrame:
+    """Reconstructions [N, 1, R, R] of the slices `rows` of a store against these slices; a row each.
+
+    psnr (dB; the range is the window) and ssim (Wang 2004, MONAI) over the whole image; mean absolute error in HU within the body,
+    the liver (tumors too) and tumors (NaN where there are none). Both are compared inside the window. MR: in units of its window.
+    """
+    from monai.metrics import SSIMMetric
+
+    rows = np.asarray(rows)
+    wanted = torch.from_numpy(store.images(rows))
+    again = torch.as_tensor(again, dtype=torch.float32).cpu().clamp(-1, 1)
+    if again.shape != wanted.shape:
+        raise BadInput(f"{len(rows)} reconstructions {tuple(wanted.shape[1:])} are needed, not {tuple(again.shape)}.")
+    error = (again - wanted)[:, 0].numpy()
+    mse = np.square(error).mean(axis=(1, 2))
+    windows = [store.windows[modality] for modality in store.slices["modality"].iloc[rows]]
+    half = np.array([(window.hi - window.lo) / 2 for window in windows])
+    labels = np.asarray(store.labels[rows])
+    body = np.stack([body_piece(image > BLACK, thin=0) for image in wanted[:, 0].numpy()])
+    table = pd.DataFrame({"row": rows, "patient": store.slices["patient"].to_numpy()[rows]})
+    table["psnr"] = 10 * np.log10(4 / np.maximum(mse, 1e-12))
+    table["ssim"] = SSIMMetric(2, data_range=2.0)(again, wanted)[:, 0].numpy()
+    for name, mask in {"body": body, "liver": labels > 0, "tumor": labels == 2}.items():
+        count = mask.sum(axis=(1, 2))
+        inside = half * (np.abs(error) * mask).sum(axis=(1, 2)) / np.maximum(count, 1)
+        table[f"mae_{name}"] = np.where(count > 0, inside, np.nan)
+    return table
+
+
+def by_patient(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Means of `reconstruction_errors` with 95 % intervals over patients: a row per metric, with slices and patients."""
+    out = []
+    for name in METRICS:
+        known = table[name].notna()
+        if known.any():
+            low, high, value = mean_interval(table[name][known].to_numpy(), table["patient"][known].to_numpy(), seed)
+            out.append((name, value, low, high, int(known.sum()), table["patient"][known].nunique()))
+    return pd.DataFrame(out, columns=["what", "value", "low", "high", "slices", "patients"])
+
+
+def survival(judge, store, rows, again, seed: int = 0) -> pd.DataFrame:
+    """Does the judge still see in reconstructions [N, 1, R, R] the tumors it sees in the slices `rows`? By size, with intervals.
+
+    A row per size of the largest tumor (pixels across): `slice` and `reconstruction` (the judge's sensitivity on each), `survived`
+    (of those it saw in the slice), with low and high (95 %, over patients), slices, patients. The last row, "invented": among
+    slices without a tumor, and none seen, how often it sees one in the reconstruction. Slices of unknown state are left out.
+    """
+    rows = np.asarray(rows)
+    true, patients = truth(store, rows), store.slices["patient"].to_numpy()[rows]
+    before = judge.findings(store.images(rows)).table["tumor"].to_numpy() == 1
+    after = judge.findings(again).table["tumor"].to_numpy() == 1
+    across, has = true["tumor_across"].to_numpy(), (true["tumor"] == 1).to_numpy()
+    out = []
+
+    def add(name: str, where, kept) -> None:
+        if where.any():
+            row = {"what": name, "slice": before[where].mean(), "reconstruction": after[where].mean()}
+            if kept.any():
+                low, high, value = mean_interval(after[kept].astype(float), patients[kept], seed)
+                row |= {"survived": value, "low": low, "high": high}
+            out.append(row | {"slices": int(where.sum()), "patients": len(set(patients[where]))})
+
+    for low, high in ((0, SIZES[0][0]), *SIZES, (SIZES[0][0], np.inf)):
+        size = f"{low} to {high} pixels" if np.isfinite(high) else f"{low} pixels or more"
+        where = has & (across >= low) & (across < high)
+        add(size, where, where & before)
+    none = (true["tumor"] == 0).to_numpy()
+    add("invented", none, none & ~before)
+    return pd.DataFrame(out)

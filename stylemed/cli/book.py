@@ -64,7 +64,7 @@ def book_check(
         bool, typer.Option("--run/--no-run", help="Execute all chapters anew, or compare what was executed last.")
     ] = True,
 ) -> None:
-    """The regression run: the chapters' numbers against the committed baseline of the profile."""
+    """The regression run: the chapters' numbers against the profile's baseline, tightly on the same kind of machine."""
     from stylemed.book.execution import ChapterFailed
     from stylemed.book.regression import check
 

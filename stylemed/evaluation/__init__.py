@@ -10,7 +10,7 @@ from stylemed.evaluation.fidelity import (
     verdict,
 )
 from stylemed.evaluation.memorization import nearest, nearest_other_patient, thumbnails
-from stylemed.evaluation.variety import corrected_share, covered, pairwise_dice, survey_samples
+from stylemed.evaluation.variety import corrected_share, covered, pairwise_dice, spread, survey_samples
 
 __all__ = [
     "Distances",
@@ -24,6 +24,7 @@ __all__ = [
     "nearest_other_patient",
     "pairwise_dice",
     "read_distances",
+    "spread",
     "survey_samples",
     "thumbnails",
     "verdict",

@@ -130,6 +130,11 @@ class Generator(nn.Module):
         """z [B, latent] -> w [B, latent]."""
         return self._mapping(z)
 
+    @property
+    def mapping_network(self) -> MappingNetwork:
+        """The network behind `mapping`."""
+        return self._mapping
+
     def broadcast(self, w: Tensor) -> Tensor:
         """w [B, latent] -> the same style for every layer [B, L, latent]."""
         return w[:, None].expand(-1, self.num_layers, -1)

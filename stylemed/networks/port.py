@@ -113,7 +113,7 @@ def generator_from_original(variables: Mapping) -> Generator:
         fmap_base=fmap_base,
         fmap_max=fmap_max,
     )
-    for i, layer in enumerate(network._mapping.layers):
+    for i, layer in enumerate(network.mapping_network.layers):
         v.layer(f"G_mapping/Dense{i}", layer, "dense")
     for i, (side, block) in enumerate(zip(network.resolutions, network.blocks, strict=True)):
         at = f"{synthesis}{side}x{side}/"

@@ -106,6 +106,16 @@ def test_rows_mixing_and_traversal_are_labelled():
     no_text_overlaps(figures.traversal_figure(images, steps))
 
 
+def test_the_difference_of_a_reconstruction_is_in_hu():
+    real, again = slices(3), slices(3)
+    figure = figures.reconstruction_figure(real, again, WINDOW, limit=80.0)
+    check_slices(figure, 6)
+    drawn = [ax.images[0] for ax in figure.axes if ax.images and ax.images[0].get_cmap().name == "change"]
+    differences = [image for image in drawn if image.get_array().shape == (16, 16)]
+    np.testing.assert_allclose(differences[1].get_array(), (again[1, 0] - real[1, 0]) * 175)
+    assert [image.get_clim() for image in differences] == [(-80.0, 80.0)] * 3
+
+
 def test_charts_have_named_axes():
     log = pd.DataFrame({"kimg": range(9), "loss_d": range(9), "loss_g": range(9), "r1": range(9), "minutes": range(9)})
     figure = figures.curves(log)

@@ -31,6 +31,7 @@ COMMANDS = [
     ["book", "html"],
     ["book", "check"],
     ["book", "accept"],
+    ["book", "picture"],
 ]
 
 

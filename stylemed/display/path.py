@@ -1,4 +1,4 @@
-"""The picture of the intro: the way of a slice, one small picture for each chapter."""
+"""The picture of the intro: the way of a slice, one small picture for each chapter. `stylemed book picture` draws it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 from stylemed.display.illustrations import INK, LEVEL_COLORS, PALE, arrow, box
 from stylemed.display.sheet import COLOR_A, COLOR_B, SlideFigure
 from stylemed.latent.mixing import mix, synthesize
+from stylemed.provenance import belong_together
 
 TITLES = ("volumes become slices", "style enters by level", "the generator learns", "a slice finds its latent")
 TITLES += ("two slices mix", "a tumor is a direction")
@@ -17,7 +18,9 @@ TITLES += ("two slices mix", "a tumor is a direction")
 
 @torch.no_grad()
 def path_figure(store, generator, encoder, seed: int = 0) -> Figure:
-    """Six pictures with slices [1, R, R] of a store, a generator and an encoder of the same resolution."""
+    """Six pictures with slices [1, R, R] of a store, a generator and an encoder; BadInput where they do not belong together."""
+    for name, other in (("generator", generator), ("store", store)):
+        belong_together(encoder.provenance, other.provenance, names=("the encoder", f"the {name}"))
     figure = SlideFigure(figsize=(5.0, 4.3), dpi=240, facecolor="white")
     cells = []
     for i, title in enumerate(TITLES):

@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 
 from stylemed.display.illustrations import INK, LEVEL_COLORS, PALE, arrow, box
 from stylemed.display.sheet import COLOR_A, COLOR_B, SlideFigure
+from stylemed.latent.generation import random_styles
 from stylemed.latent.mixing import mix, synthesize
 from stylemed.provenance import belong_together
 
@@ -43,8 +44,7 @@ def path_figure(store, generator, encoder, seed: int = 0) -> Figure:
             arrow(cells[1], (6.9, y), (6.9, y - 0.95))
     cells[1].plot([1.6, 1.6], [1.8, 8.6], color=INK, lw=1.2)
     cells[1].text(0.5, 5.2, "w", fontsize=11, weight="bold", ha="center", va="center", color=INK)
-    z = torch.randn(4, generator.latent_size, generator=torch.Generator().manual_seed(seed))
-    for k, image in enumerate(generator.synthesis(generator.truncate(generator.broadcast(generator.mapping(z)), 0.7))):
+    for k, image in enumerate(generator.synthesis(random_styles(generator, 4, 0.7, seed))):
         _slice(cells[2], image, (5 * (k % 2), 5 - 5 * (k // 2), 4.8))
     chosen = test[[len(test) // 5, len(test) // 2]]
     real = torch.as_tensor(store.images(chosen))

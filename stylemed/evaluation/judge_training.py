@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stylemed.data.body import BODY_HU, body_piece
+from stylemed.data.body import BODY_HU, BRIGHTEST_FAT_HU, body_piece
 from stylemed.errors import BadInput
 from stylemed.evaluation.judge import (
     BATCH,
@@ -39,7 +39,6 @@ from stylemed.training.run import Run, write_safely
 from stylemed.training.schedule import ema_beta
 
 BODY_SIGNAL = 80  # MR: above is body, of a signal up to 1000
-FAT_HU = -50  # CT: fat lies below
 SEEN_AT = 64  # pixels: the U-Net's own resolution, at most
 MOST_TIMES = 6  # that a slice with a tumor is shown while another is shown once
 # Little of brightness and contrast: HU tell a cyst from a tumor, and a phase from another.
@@ -352,7 +351,7 @@ def _body_known(store, rows) -> np.ndarray:
         low = said.get(case)
         known[case] = modality == "MR" or (
             (low is None or low < BODY_HU)
-            and store.windows[modality].lo < FAT_HU
+            and store.windows[modality].lo < BRIGHTEST_FAT_HU
             and np.asarray(store.hu[part.index]).min() < BODY_HU
         )
     return np.array([known[case] for case in table["case"]], bool)

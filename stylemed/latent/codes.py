@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
 from stylemed import __version__
+from stylemed.data.body import BODY_HU
 from stylemed.errors import BadInput
 from stylemed.provenance import Provenance, belong_together
 from stylemed.training.run import digest_of_weights
@@ -23,7 +24,6 @@ from stylemed.training.run import digest_of_weights
 FORMAT = "1"
 COLUMNS = ["row", "case", "patient", "split", "modality", "phase", "z", "z_mm"]
 COLUMNS += ["liver_px", "tumor_px", "tumor_known", "body_px"]
-AIR_HU = -300  # below this a pixel is air, above it belongs to the body (or the table)
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Codes:
 
     Attributes:
         table: one row per slice: row (its number in the store), case, patient, split, modality, phase, z, z_mm,
-            liver_px, tumor_px, tumor_known (0/1), body_px (pixels above -300 HU).
+            liver_px, tumor_px, tumor_known (0/1), body_px (pixels above -300 HU: body, or the table).
         w_plus: float32 [N, L, latent], one style per layer.
         info: where they come from: resolution, window, digests of store and encoder, and the whole provenance.
     """
@@ -140,7 +140,7 @@ def encode_store(store, encoder, *, split: str | None = None, batch: int = 32, p
     encoder.train(was_training)
     table = store.slices.iloc[rows].copy()
     table["row"] = rows
-    table["body_px"] = [int((np.asarray(store.hu[row]) > AIR_HU).sum()) for row in rows]
+    table["body_px"] = [int((np.asarray(store.hu[row]) > BODY_HU).sum()) for row in rows]
     digest = digest_of_weights(encoder.state_dict())
     behind = its.made_from if its.digest == digest else {}  # not where it was trained on since it was loaded
     made = replace(

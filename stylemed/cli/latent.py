@@ -40,8 +40,9 @@ def sample(
     seed: Seed = 0,
 ) -> None:
     """Draw random images from a generator."""
+    from stylemed.data.store import window_of
     from stylemed.display.figures import show_slices
-    from stylemed.latent.generation import random_styles, window_of
+    from stylemed.latent.generation import random_styles
     from stylemed.latent.mixing import synthesize
 
     network, metadata = _generator(generator)
@@ -68,9 +69,10 @@ def mix(
     seed: Seed = 0,
 ) -> None:
     """Draw a style-mixing grid (figure 1 of the paper): a level's styles from B, all others from A."""
+    from stylemed.data.store import window_of
     from stylemed.display.figures import mixing_figure
     from stylemed.latent.codes import Codes
-    from stylemed.latent.generation import random_styles, some_codes, window_of
+    from stylemed.latent.generation import random_styles, some_codes
     from stylemed.latent.mixing import LEVELS, mixing_grid, synthesize
 
     network, metadata = _generator(generator)
@@ -105,9 +107,10 @@ def direction(
     seed: Seed = 0,
 ) -> None:
     """Find the direction of a class in W with a linear classifier, and say how well it separates new patients."""
+    from stylemed.data.store import window_of
     from stylemed.latent.codes import Codes
     from stylemed.latent.direction import find_direction, traverse
-    from stylemed.latent.generation import some_codes, window_of
+    from stylemed.latent.generation import some_codes
 
     if (figure is None) != (generator is None):
         raise BadInput("--figure and --generator belong together: give both or none.")
@@ -166,9 +169,10 @@ def generate(
     seed: Seed = 0,
 ) -> None:
     """Make images of a class: walk from each starting point and write every stop as an 8-bit grey PNG."""
+    from stylemed.data.store import window_of
     from stylemed.latent.codes import Codes
     from stylemed.latent.direction import Direction
-    from stylemed.latent.generation import images_of_class, window_of
+    from stylemed.latent.generation import images_of_class
     from stylemed.training.run import grid_png
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

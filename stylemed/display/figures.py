@@ -146,7 +146,7 @@ def traversal_figure(
     images = np.asarray(images, dtype=float)
     images = images.reshape(len(images), len(steps), *images.shape[-2:])
     zero = int(np.flatnonzero(steps == 0)[0])
-    hu = (window.hi - window.lo) / 2 if window is not None else 1.0
+    hu = window.per_unit if window is not None else 1.0
     seen = images.clip(-1, 1)  # as drawn
     change = (seen - seen[:, zero, None]) * hu
     limit = _round_up(np.abs(change).max()) if limit is None else limit
@@ -189,7 +189,7 @@ def reconstruction_figure(real, again, window, limit: float = 100.0, names=("sli
     for k in range(len(real)):
         sheet.slice(0, k, real[k], sides=k == 0)
         sheet.slice(1, k, again[k])
-        draw(sheet.cell(2, k), (again[k] - real[k]) * (window.hi - window.lo) / 2, DIFFERENCE, limit)
+        draw(sheet.cell(2, k), (again[k] - real[k]) * window.per_unit, DIFFERENCE, limit)
         if titles is not None:
             sheet.title(0, k, titles[k])
     sheet.bar(DIFFERENCE, -limit, limit, "difference in HU", 2.4)

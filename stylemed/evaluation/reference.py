@@ -11,7 +11,7 @@ from stylemed.evaluation.variety import covered
 
 LEAST_SCALE = 0.05  # a feature that hardly varies in train (air in a corner) must not outweigh all others
 LEAST_SLICES = 4  # two halves of two
-SPLITS = 8  # random halves that a number is averaged over
+HALVINGS = 8  # random halves that a number is averaged over
 
 
 def frechet_distance(a, b) -> float:
@@ -99,10 +99,10 @@ class Reference:
         self.seed = seed
         rng = np.random.default_rng(seed)
         n = len(train)
-        by_slice = [_two_sides(np.arange(n), rng) for _ in range(SPLITS)]
+        by_slice = [_two_sides(np.arange(n), rng) for _ in range(HALVINGS)]
         by_patient = by_slice
         if patients is not None:
-            by_patient = [_two_sides(np.asarray(patients), rng) for _ in range(SPLITS)]
+            by_patient = [_two_sides(np.asarray(patients), rng) for _ in range(HALVINGS)]
         self.knows_patients = patients is not None and _smallest(by_patient) >= max(2, n // 4)
         by_patient = by_patient if self.knows_patients else by_slice
         self.size = min(count, _smallest(by_slice), _smallest(by_patient))
@@ -116,7 +116,7 @@ class Reference:
             size = min(count, n, len(test))
             self.by_test = [
                 (self.standardised[rng.permutation(n)[:size]], test[rng.permutation(len(test))[:size]])
-                for _ in range(SPLITS)
+                for _ in range(HALVINGS)
             ]
 
     def standardise(self, x) -> np.ndarray:

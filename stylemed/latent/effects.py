@@ -30,14 +30,14 @@ def mixing_effect(a_images, b_images, grids: dict, inside, window) -> pd.DataFra
     """How the mixed images differ from A, one row per level and a row "all" for B itself.
 
     a_images [na, 1, R, R] and b_images [nb, 1, R, R]: the unedited reconstructions, [-1, 1];
-    grids: {level: [na, nb, 1, R, R]}; inside: bool [na, R, R], such as A's liver; window: with lo and hi in HU.
+    grids: {level: [na, nb, 1, R, R]}; inside: bool [na, R, R], such as A's liver; window: the Window of the images.
     Columns: `change`, `change inside`, `change outside`: mean abs(mixed - A) in HU. For each band of BANDS (cycles per
     image): `share BAND`, its part of the squared change (the shares add up to 1), and `to B BAND`, how far the
     mixed image went from A to B there: 0 = A, 1 = B (least squares).
     """
     a = _seen(a_images)[:, None]  # [na, 1, 1, R, R]
     b = _seen(b_images)[None]  # [1, nb, 1, R, R]
-    hu = (window.hi - window.lo) / 2
+    hu = window.per_unit
     whole = band_split(b - a)
     rows = {}
     for level, grid in {**grids, "all": np.broadcast_to(b, (len(a), *b.shape[1:]))}.items():
@@ -64,12 +64,12 @@ def region_change(images, steps, labels, window) -> pd.DataFrame:
     """Change against step 0 along a walk, by region: one row per step and region that occurs.
 
     images [B, S, 1, R, R] in [-1, 1]; steps [S], one of them 0; labels [B, R, R] of the true slice (0 background,
-    1 liver, 2 tumor); window: with lo and hi in HU. Columns: step, region (tumor, liver without tumor, elsewhere),
+    1 liver, 2 tumor); window: the Window of the images. Columns: step, region (tumor, liver without tumor, elsewhere),
     `mean` = mean change in HU with its sign, `size` = mean abs(change) in HU, `slices` = how many slices hold the region.
     Every slice counts alike, however large its region.
     """
     images, steps = _seen(images)[:, :, 0], np.asarray(steps, dtype=float)
-    hu = (window.hi - window.lo) / 2
+    hu = window.per_unit
     unedited = int(np.flatnonzero(steps == 0)[0])
     change = (images - images[:, unedited, None]) * hu  # [B, S, R, R]
     labels = np.asarray(labels)

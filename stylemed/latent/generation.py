@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from stylemed.data.store import Window
 from stylemed.errors import BadInput
 from stylemed.latent.codes import Codes
 from stylemed.latent.direction import Direction, traverse
@@ -93,9 +92,3 @@ def images_of_class(
         for length in steps
     ]
     return traverse(generator, styles, direction, steps), pd.DataFrame(rows)
-
-
-def window_of(metadata: dict) -> Window | None:
-    """The Window that a generator's images are in; the first one where it has learned several modalities, None if unknown."""
-    windows = list((metadata.get("windows") or {}).values())
-    return Window(**windows[0]) if windows else None

@@ -3,7 +3,6 @@
 import io
 import json
 import re
-from types import SimpleNamespace
 
 import ipywidgets
 import numpy as np
@@ -13,13 +12,14 @@ import torch
 from ipywidgets.embed import dependency_state, embed_minimal_html
 from PIL import Image
 
+from stylemed.data import Window
 from stylemed.display import figures, widgets
 from stylemed.latent import Direction, mix
 from stylemed.networks import Generator
 
 torch.set_num_threads(1)
 
-WINDOW = SimpleNamespace(lo=-100.0, hi=250.0)
+WINDOW = Window(-100.0, 250.0)
 rng = np.random.default_rng(0)
 
 

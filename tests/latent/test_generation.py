@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
+from stylemed.data.store import window_of
 from stylemed.errors import BadInput
 from stylemed.latent import Codes, Direction
-from stylemed.latent.generation import images_of_class, random_styles, some_codes, window_of
+from stylemed.latent.generation import images_of_class, random_styles, some_codes
 from stylemed.networks import Generator
 from stylemed.provenance import Provenance
 from stylemed.training.run import export, load_generator

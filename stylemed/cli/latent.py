@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from stylemed.cli.options import Network, Picture, Psi, Seed
 from stylemed.errors import BadInput
+from stylemed.files import atomic
 
 
 def encode(
@@ -182,18 +182,15 @@ def generate(
         raise BadInput(f"{out} is there already; name a new folder.")
     images = traverse(network, styles, found, steps)
     scores = found.score(styles)
-    part = out.with_name(out.name + ".part")
-    part.mkdir(parents=True, exist_ok=True)
     rows = []
-    for i, source in enumerate(sources):
-        for k, length in enumerate(steps):
-            name = f"{i:04d}_step{length:+g}.png"
-            _save_grey(images[i, k, 0], part / name)
-            rows.append({"file": name, "source": source, "step": length, "score": float(scores[i]) + length})
-    pd.DataFrame(rows).to_csv(part / "table.csv", index=False)
-    if out.is_dir():
-        out.rmdir()
-    os.replace(part, out)
+    with atomic(out) as draft:
+        draft.mkdir()
+        for i, source in enumerate(sources):
+            for k, length in enumerate(steps):
+                name = f"{i:04d}_step{length:+g}.png"
+                _save_grey(images[i, k, 0], draft / name)
+                rows.append({"file": name, "source": source, "step": length, "score": float(scores[i]) + length})
+        pd.DataFrame(rows).to_csv(draft / "table.csv", index=False)
     window = _window(metadata)
     print(f"{len(rows)} images in {out}" + (f"; black {window.lo:g} HU, white {window.hi:g} HU" if window else ""))
 
@@ -248,10 +245,8 @@ def _encoded(path: Path, count: int, split: str | None, seed: int, network, gene
 
 
 def _save(figure, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    figure.savefig(part, format="png", dpi=figure.dpi, facecolor=figure.get_facecolor())
-    os.replace(part, out)
+    with atomic(out) as draft:
+        figure.savefig(draft, format="png", dpi=figure.dpi, facecolor=figure.get_facecolor())
     print(f"written to {out}")
 
 

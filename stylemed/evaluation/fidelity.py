@@ -23,9 +23,10 @@ from stylemed.evaluation.inception import Inception
 from stylemed.evaluation.judge import check_reader
 from stylemed.evaluation.memorization import grey, nearest, nearest_other_patient, thumbnails
 from stylemed.evaluation.variety import covered, pairwise_dice
+from stylemed.files import write_atomic
 from stylemed.networks.layers import downscale, upscale
 from stylemed.training.loop import random_stream
-from stylemed.training.run import Run, grid_png, write_safely
+from stylemed.training.run import Run, grid_png
 
 LAYOUT = 8  # side of the coarse image
 CELLS, BANDS = 4, 4  # detail: 4 bands, each in 4x4 cells
@@ -391,7 +392,7 @@ class Distances:
         _write_row(run.path, row)
         closest = np.argsort(distances, kind="stable")[:PAIRS]
         pairs = [self._draw(trainer, z[closest]), self.dataset.images(positions[closest].tolist())]
-        write_safely(run.path / "neighbours.png", grid_png(torch.cat(pairs), len(closest)), sync=False)
+        write_atomic(run.path / "neighbours.png", grid_png(torch.cat(pairs), len(closest)), sync=False)
         conclusion, sentence = _conclude(read_distances(run.path))
         if sentence and conclusion != self.said:
             tqdm.write(f"{run.path.name}: {sentence}")
@@ -428,7 +429,7 @@ def _write_row(folder: Path, row: dict) -> None:
         before = read_distances(folder)
         rows = before[before.kimg < row["kimg"]].to_dict("records") + rows
     table = pd.DataFrame(rows, columns=COLUMNS)
-    write_safely(folder / "distances.csv", table.to_csv(index=False).encode())
+    write_atomic(folder / "distances.csv", table.to_csv(index=False).encode())
 
 
 # -- the verdict

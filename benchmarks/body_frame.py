@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from stylemed.data import SliceStore, find_cases, prepare, read_case
-from stylemed.data.body import ABOVE_CUT, BODY_HU, FAT_HU, SIGNAL, body_outline, body_square
+from stylemed.data.body import ABOVE_CUT, BODY_HU, DARKEST_FAT_HU, SIGNAL, body_outline, body_square
 
 
 def body_share(store, rows) -> float:
@@ -26,8 +26,8 @@ def body_share(store, rows) -> float:
         if part["modality"].iloc[0] == "MR":
             least = SIGNAL * np.percentile(hu[~liver], 99)
         else:
-            least = BODY_HU if hu.min() < FAT_HU else hu.min() + ABOVE_CUT
-        fat_seen = least <= FAT_HU or part["modality"].iloc[0] == "MR"
+            least = BODY_HU if hu.min() < DARKEST_FAT_HU else hu.min() + ABOVE_CUT
+        fat_seen = least <= DARKEST_FAT_HU or part["modality"].iloc[0] == "MR"
         dense = (hu > least) | liver
         shares += [body_outline(dense[i : i + 1], fat_seen).mean() for i in range(len(dense))]
     return float(np.mean(shares))

@@ -10,6 +10,7 @@ import pytest
 ORDER = [
     "errors",
     "provenance",
+    "files",
     "statistics",
     "data",
     "phantom",
@@ -79,13 +80,56 @@ def test_networks_know_nothing_of_data_and_training(root):
         assert set(imported_rooms(ast.parse(file.read_text()), package)) <= {"networks", "errors"}, file
 
 
+def private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def own_names(tree):
+    """Every name that a file gives: functions, classes, variables, attributes that it sets."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.id if isinstance(node, ast.Name) else node.attr
+
+
+def borrowed_private_names(trees):
+    """`file:line name` wherever a file imports or reads a private name that another file of the package gives itself."""
+    given = {file: set(filter(private, own_names(tree))) for file, tree in trees.items()}
+    for file, tree in trees.items():
+        others = set().union(*(names for other, names in given.items() if other != file)) - given[file]
+        for node in ast.walk(tree):
+            names = []
+            if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("stylemed")):
+                names = [alias.name for alias in node.names if private(alias.name)]
+            elif isinstance(node, ast.Attribute) and node.attr in others:
+                names = [node.attr]
+            yield from (f"{file}:{node.lineno} {name}" for name in names)
+
+
+def test_private_names_stay_in_their_file(root):
+    trees = {str(file.relative_to(root)): ast.parse(file.read_text()) for file in modules(root)}
+    assert list(borrowed_private_names(trees)) == []
+    giver = "class Net:\n    def __init__(self):\n        self._inner = self._outer = 1\ndef _help(): ..."
+    taker = "from stylemed.giver import _help\nprint(Net()._inner, self._own, numpy._theirs)\nself._own = 1"
+    found = list(borrowed_private_names({"giver": ast.parse(giver), "taker": ast.parse(taker)}))
+    assert found == ["taker:1 _help", "taker:2 _inner"]
+
+
 @pytest.mark.parametrize(
-    "module", ["cli", "chapters", "data", "data.volumes", "phantom", "data.store", "book.execution", "book.regression"]
+    "module",
+    ["cli", "files", "chapters", "data", "data.volumes", "phantom", "data.store", "book.execution", "book.regression"],
 )
 def test_light_modules_import_neither_torch_nor_monai(module, python_env):
     code = f"import sys, stylemed.{module}; print([m for m in ('torch', 'monai') if m in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], env=python_env, capture_output=True, text=True)
     assert answer.stdout.strip() == "[]", answer.stderr
+
+
+def test_tensors_and_locks_are_of_one_file(root):
+    """A second writer would have a second header, and a second idea of what is whole."""
+    words = re.compile(r"^\s*(?:from|import) (?:safetensors|filelock)\b", re.M)
+    assert [f.name for f in modules(root) if words.search(f.read_text())] == ["files.py"]
 
 
 def own_files(root):

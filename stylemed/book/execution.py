@@ -24,8 +24,9 @@ from typing import Any
 
 import yaml
 
-from stylemed.chapters import MAKES, PACKAGE, USES, package_digest, profile_names, project_root, write_json
+from stylemed.chapters import MAKES, PACKAGE, USES, package_digest, profile_names, project_root
 from stylemed.errors import BadInput
+from stylemed.files import write_json
 
 VERSIONS = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "nibabel", "jupyter-book")
 
@@ -356,11 +357,6 @@ def _without_progress(output: Any) -> Any:
 
 def machine() -> dict[str, Any]:
     """CPU, GPU and versions, for the run's record."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        found = re.search(r"model name\s*:\s*(.+)", info.read_text())
-        cpu = found.group(1) if found else cpu
     gpu = None
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
@@ -372,4 +368,21 @@ def machine() -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return {"cpu": cpu, "gpu": gpu, "versions": versions}
+    return {"cpu": _processor(), "gpu": gpu, "versions": versions}
+
+
+def _processor() -> str:
+    """Name, family and model, and the widest vectors: what decides in which order sums are rounded."""
+    info = Path("/proc/cpuinfo")
+    first = info.read_text().split("\n\n")[0] if info.is_file() else ""
+    lines = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
+    details = [f"{word} {lines[key]}" for word, key in (("family", "cpu family"), ("model", "model")) if key in lines]
+    flags = lines.get("flags", "").split()
+    widest = next(
+        (name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2"), ("avx", "AVX")) if flag in flags), None
+    )
+    # Torch obeys this variable and then rounds as a lesser processor does.
+    widest = os.environ.get("ATEN_CPU_CAPABILITY", widest)
+    name = lines.get("model name") or platform.processor() or platform.machine()
+    details += [widest] if widest else []
+    return f"{name} ({', '.join(details)})" if details else name

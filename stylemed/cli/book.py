@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -64,7 +65,7 @@ def book_check(
         bool, typer.Option("--run/--no-run", help="Execute all chapters anew, or compare what was executed last.")
     ] = True,
 ) -> None:
-    """The regression run: the chapters' numbers against the committed baseline of the profile."""
+    """The regression run: the chapters' numbers against the profile's baseline, tightly on the same kind of machine."""
     from stylemed.book.execution import ChapterFailed
     from stylemed.book.regression import check
 
@@ -89,3 +90,24 @@ def book_accept(
         accept(profile, seeds)
     except ChapterFailed as error:
         fail(str(error), 1)
+
+
+@book.command("picture")
+def book_picture(
+    profile: ProfileName = "cpu",
+    out: Annotated[
+        Path | None, typer.Option(help="PNG to write. Default: the intro's own file.", show_default=False)
+    ] = None,
+) -> None:
+    """Draw the intro's picture anew, with the slices and the networks of a profile's chapters; they must have run."""
+    from stylemed.book.execution import checkout
+    from stylemed.chapters import build_folder
+    from stylemed.data.store import SliceStore
+    from stylemed.display.path import path_figure
+    from stylemed.training.run import load_encoder, load_generator
+
+    made = build_folder(profile) / "artifacts"
+    out = out or checkout() / "book" / "_static" / "path.png"
+    networks = load_generator(made / "gan")[0], load_encoder(made / "encoder")[0]
+    out.write_bytes(path_figure(SliceStore.open(made / "store"), *networks).png())
+    print(f"written to {out}")

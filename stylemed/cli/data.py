@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from stylemed.cli.options import Seed
+from stylemed.cli.options import Seed, complain
 
 
 def phantom(
@@ -125,7 +124,7 @@ def prepare(
         print(report.table)
     if report.left_out:
         for case, why in report.left_out.items():
-            print(f"stylemed: left out {case}: {why}", file=sys.stderr)
+            complain(f"left out {case}: {why}")
         raise typer.Exit(3)
 
 

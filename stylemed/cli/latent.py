@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from stylemed.cli.options import Network, Picture, Psi, Seed
 from stylemed.errors import BadInput
+from stylemed.files import atomic
 
 
 def encode(
@@ -40,12 +40,14 @@ def sample(
     seed: Seed = 0,
 ) -> None:
     """Draw random images from a generator."""
+    from stylemed.data.store import window_of
     from stylemed.display.figures import show_slices
+    from stylemed.latent.generation import random_styles
     from stylemed.latent.mixing import synthesize
 
     network, metadata = _generator(generator)
-    images = synthesize(network, _random_styles(network, count, psi, seed))
-    _save(show_slices(images, window=_window(metadata), columns=columns), out)
+    images = synthesize(network, random_styles(network, count, psi, seed))
+    _save(show_slices(images, window=window_of(metadata), columns=columns), out)
 
 
 def mix(
@@ -67,17 +69,22 @@ def mix(
     seed: Seed = 0,
 ) -> None:
     """Draw a style-mixing grid (figure 1 of the paper): a level's styles from B, all others from A."""
+    from stylemed.data.store import window_of
     from stylemed.display.figures import mixing_figure
+    from stylemed.latent.codes import Codes
+    from stylemed.latent.generation import random_styles, some_codes
     from stylemed.latent.mixing import LEVELS, mixing_grid, synthesize
 
     network, metadata = _generator(generator)
     if codes is None:
-        styles = _random_styles(network, rows + columns, psi, seed)
+        styles = random_styles(network, rows + columns, psi, seed)
     else:
-        styles = _encoded(codes, rows + columns, split, seed, network, generator).w_plus
+        styles = some_codes(
+            Codes.load(codes), rows + columns, network, split=split, seed=seed, names=(generator, str(codes))
+        ).w_plus
     a, b = styles[:rows], styles[rows:]
     grids = {name: mixing_grid(network, a, b, name) for name in (level or LEVELS)}
-    _save(mixing_figure(synthesize(network, a), synthesize(network, b), grids, window=_window(metadata)), out)
+    _save(mixing_figure(synthesize(network, a), synthesize(network, b), grids, window=window_of(metadata)), out)
 
 
 def direction(
@@ -100,18 +107,21 @@ def direction(
     seed: Seed = 0,
 ) -> None:
     """Find the direction of a class in W with a linear classifier, and say how well it separates new patients."""
+    from stylemed.data.store import window_of
     from stylemed.latent.codes import Codes
     from stylemed.latent.direction import find_direction, traverse
+    from stylemed.latent.generation import some_codes
 
     if (figure is None) != (generator is None):
         raise BadInput("--figure and --generator belong together: give both or none.")
+    encoded, chosen = Codes.load(codes), None if split == "all" else split
     if figure is not None:
         network, metadata = _generator(generator)
-        walked = _encoded(codes, 4, None if split == "all" else split, seed, network, generator)
+        walked = some_codes(encoded, 4, network, split=chosen, seed=seed, names=(generator, str(codes)))
     found = find_direction(
-        Codes.load(codes),
+        encoded,
         label,
-        split=None if split == "all" else split,
+        split=chosen,
         orthogonal_to=tuple(orthogonal_to or ()),
         folds=folds,
         seed=seed,
@@ -125,7 +135,7 @@ def direction(
 
         steps = [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0]
         images = traverse(network, walked.w_plus, found, steps)
-        _save(traversal_figure(images, steps, window=_window(metadata), toward=label), figure)
+        _save(traversal_figure(images, steps, window=window_of(metadata), toward=label), figure)
 
 
 def _print_auc(name: str, numbers: dict) -> None:
@@ -159,43 +169,33 @@ def generate(
     seed: Seed = 0,
 ) -> None:
     """Make images of a class: walk from each starting point and write every stop as an 8-bit grey PNG."""
-    import pandas as pd
+    from stylemed.data.store import window_of
+    from stylemed.latent.codes import Codes
+    from stylemed.latent.direction import Direction
+    from stylemed.latent.generation import images_of_class
+    from stylemed.training.run import grid_png
 
-    from stylemed.latent.direction import Direction, traverse
-    from stylemed.provenance import belong_together
-
-    network, metadata = _generator(generator)
-    found, steps = Direction.load(direction), step or [-2.0, 0.0, 2.0]
-    if len(found.vector) != network.latent_size:
-        raise BadInput(f"{direction} was found in another latent space than that of {generator}.")
-    fits = dict(same_store=False, cure="find the direction on codes of this generator (stylemed encode, direction)")
-    belong_together(network.provenance, found.provenance, names=(generator, str(direction)), **fits)
-    if codes is None:
-        styles = _random_styles(network, count, psi, seed)
-        sources = [f"random {seed}/{i}" for i in range(count)]
-    else:
-        few = _encoded(codes, count, split, seed, network, generator)
-        belong_together(few.provenance, found.provenance, names=(str(codes), str(direction)), **fits)
-        styles = few.w_plus
-        sources = [f"{case} z {z}" for case, z in zip(few.table["case"], few.table["z"], strict=True)]
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} is there already; name a new folder.")
-    images = traverse(network, styles, found, steps)
-    scores = found.score(styles)
-    part = out.with_name(out.name + ".part")
-    part.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for i, source in enumerate(sources):
-        for k, length in enumerate(steps):
-            name = f"{i:04d}_step{length:+g}.png"
-            _save_grey(images[i, k, 0], part / name)
-            rows.append({"file": name, "source": source, "step": length, "score": float(scores[i]) + length})
-    pd.DataFrame(rows).to_csv(part / "table.csv", index=False)
-    if out.is_dir():
-        out.rmdir()
-    os.replace(part, out)
-    window = _window(metadata)
-    print(f"{len(rows)} images in {out}" + (f"; black {window.lo:g} HU, white {window.hi:g} HU" if window else ""))
+    network, metadata = _generator(generator)
+    images, table = images_of_class(
+        network,
+        Direction.load(direction),
+        step or [-2.0, 0.0, 2.0],
+        count,
+        codes=None if codes is None else Codes.load(codes),
+        split=split,
+        psi=psi,
+        seed=seed,
+        names=(generator, str(direction), str(codes)),
+    )
+    with atomic(out) as draft:
+        draft.mkdir()
+        for name, image in zip(table["file"], images.flatten(0, 1), strict=True):
+            (draft / name).write_bytes(grid_png(image[None], 1))
+        table.to_csv(draft / "table.csv", index=False)
+    window = window_of(metadata)
+    print(f"{len(table)} images in {out}" + (f"; black {window.lo:g} HU, white {window.hi:g} HU" if window else ""))
 
 
 def _generator(name: str):
@@ -204,60 +204,7 @@ def _generator(name: str):
     return pretrained.generator(name)
 
 
-def _window(metadata: dict):
-    from stylemed.data.store import Window
-
-    windows = list((metadata.get("windows") or {}).values())  # one for each modality the generator has learned
-    return Window(**windows[0]) if windows else None
-
-
-def _random_styles(network, count: int, psi: float, seed: int):
-    """[count, L, latent] styles of `count` random latents."""
-    import torch
-
-    z = torch.randn(count, network.latent_size, generator=torch.Generator().manual_seed(seed))
-    with torch.no_grad():
-        return network.truncate(network.broadcast(network.mapping(z)), psi)
-
-
-def _encoded(path: Path, count: int, split: str | None, seed: int, network, generator: str):
-    """Codes of `count` slices of different patients (then of any), that belong to the network of the name `generator`."""
-    import numpy as np
-
-    from stylemed.latent.codes import Codes
-    from stylemed.provenance import belong_together
-
-    codes = Codes.load(path)
-    if codes.w_plus.shape[1:] != (network.num_layers, network.latent_size):
-        raise BadInput(f"{path} was made for another generator: its codes are {codes.w_plus.shape[1:]}.")
-    belong_together(
-        network.provenance,
-        codes.provenance,
-        names=(generator, str(path)),
-        same_store=False,  # slices of new patients are what codes are for
-        cure="encode the slices with an encoder that was trained for this generator",
-    )
-    chosen = codes.pick(count, split, seed=seed)
-    if len(chosen) < count:
-        rest = np.setdiff1d(codes.find(split), chosen)
-        more = np.random.default_rng(seed).permutation(rest)[: count - len(chosen)]
-        chosen = np.concatenate([chosen, more])
-    if len(chosen) < count:
-        raise BadInput(f"{path} holds {len(chosen)} slices of the split {split or 'all'}; {count} are asked for.")
-    return codes.select(chosen)
-
-
 def _save(figure, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    figure.savefig(part, format="png", dpi=figure.dpi, facecolor=figure.get_facecolor())
-    os.replace(part, out)
+    with atomic(out) as draft:
+        figure.savefig(draft, format="png", dpi=figure.dpi, facecolor=figure.get_facecolor())
     print(f"written to {out}")
-
-
-def _save_grey(image, path: Path) -> None:
-    """One image [R, R] in [-1, 1] as 8-bit grey: the window's ends are 0 and 255, nothing is stretched."""
-    from PIL import Image
-
-    pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()
-    Image.fromarray(pixels).save(path)

@@ -20,6 +20,11 @@ Psi = Annotated[
 ]
 
 
-def fail(message: str, code: int) -> None:
+def complain(message: str) -> None:
+    """One line on standard error, by which it is known who speaks."""
     print(f"stylemed: {message}", file=sys.stderr)
+
+
+def fail(message: str, code: int) -> None:
+    complain(message)
     raise SystemExit(code)

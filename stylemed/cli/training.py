@@ -55,11 +55,17 @@ def train_gan_command(
 ) -> None:
     """Train the StyleGAN on a store. Several GPUs: torchrun --nproc-per-node N -m stylemed train gan ..."""
     from stylemed.data.store import SliceDataset, SliceStore
+    from stylemed.evaluation import Distances, read_distances, verdict
     from stylemed.training.gan import config_for, train_gan
+    from stylemed.training.reader import Labeller
 
     dataset = SliceDataset(SliceStore.open(store), split="train")
     config = config_for(dataset, preset, _changes(change))  # a mistake there is told before anything large is loaded
     first = os.environ.get("RANK", "0") == "0"  # of several processes only this one measures
+    measure = None
+    if first:
+        reader = None if labeller is None else Labeller.load(labeller)
+        measure = Distances.of_store(dataset, inception=inception, reader=reader)
     done = train_gan(
         dataset,
         run,
@@ -68,29 +74,13 @@ def train_gan_command(
         max_minutes=max_minutes,
         seed=seed,
         device=device,
-        on_snapshot=_distances(dataset, inception, labeller) if first else None,
+        on_snapshot=measure,
         warm_start=warm_start,
     )
     if first:
-        from stylemed.evaluation import read_distances, verdict
-
         _trained(done)
         if (done.path / "distances.csv").is_file() and (said := verdict(read_distances(done.path))):
             print(said)
-
-
-def _distances(dataset, inception: Path | None, labeller: str | None):
-    """What is measured while a generator trains; None where there are too few slices."""
-    from stylemed.data.store import SliceDataset
-    from stylemed.evaluation import Distances
-    from stylemed.evaluation.fidelity import LEAST_SLICES
-    from stylemed.evaluation.judge import Labeller
-
-    reader = None if labeller is None else Labeller.load(labeller)
-    if len(dataset) < LEAST_SLICES:
-        return None
-    test = SliceDataset(dataset.store, split="test") if len(dataset.store.select("test")) >= LEAST_SLICES else None
-    return Distances(dataset, inception=inception, reader=reader, test=test)
 
 
 def _changes(given: list[str] | None) -> dict:
@@ -164,7 +154,8 @@ def train_judge_command(
 ) -> None:
     """Train the judge: a reader of slices that has no part in generating them."""
     from stylemed.data.store import SliceStore
-    from stylemed.evaluation.judge_training import cross_validate, train_judge
+    from stylemed.evaluation.judge import cross_validate
+    from stylemed.training.reader import train_judge
 
     settings = dict(kimg=kimg, max_minutes=max_minutes, seed=seed, device=device)
     if folds is None:
@@ -184,7 +175,7 @@ def train_labeller_command(
 ) -> None:
     """Train the labeller: a reader of slices that may take part in generating them, and does not measure."""
     from stylemed.data.store import SliceStore
-    from stylemed.evaluation.judge_training import train_labeller
+    from stylemed.training.reader import train_labeller
 
     done = train_labeller(SliceStore.open(store), run, kimg=kimg, max_minutes=max_minutes, seed=seed, device=device)
     _trained(done)
@@ -209,7 +200,8 @@ def judge(
 ) -> None:
     """Say how wrong the judge (or a labeller) is, factor by factor, on patients it has never seen."""
     from stylemed.data.store import SliceStore
-    from stylemed.evaluation.judge import Judge, Labeller, errors
+    from stylemed.evaluation.judge import errors
+    from stylemed.training.reader import Judge, Labeller
 
     if (judge is None) == (labeller is None):
         raise BadInput("stylemed judge needs --judge RUN or --labeller RUN, one of them.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 BODY_HU = -300  # CT: above is body
-FAT_HU = -150  # CT: where intensities were cut off above it, fat looks like air
+DARKEST_FAT_HU, BRIGHTEST_FAT_HU = -150, -50  # CT: where intensities were cut off above the first, fat looks like air
 ABOVE_CUT = 20  # HU above the lowest value of such a CT: noise, and what an image format smeared, stay below
 SIGNAL = 0.1  # MR: of the 99th percentile; above is body
 GRID = 128  # pixels: outlines are looked for on a grid of about this size
@@ -62,7 +62,7 @@ def _threshold(volume, around) -> tuple[float, bool]:
     if volume.case.modality.upper() != "CT":
         return SIGNAL * float(np.percentile(around, 99)), True
     lowest = int(around.min()) if volume.case.hu_min is None else max(int(around.min()), volume.case.hu_min)
-    if lowest < FAT_HU:
+    if lowest < DARKEST_FAT_HU:
         return max(BODY_HU, lowest), True
     return lowest + ABOVE_CUT, False
 

@@ -199,6 +199,7 @@ def _chosen(cases, source, include, exclude) -> list[Case]:
         names = (
             case.name,
             case.name.removeprefix("volume-"),
+            case.name.rpartition("_")[2],  # the Decathlon's number
             case.patient,
             case.volume.name,
             relative(case.volume, source),

@@ -46,6 +46,11 @@ class Window:
     lo: float
     hi: float
 
+    @property
+    def per_unit(self) -> float:
+        """Intensities (HU for CT) in a step of 1 in [-1, 1]."""
+        return (self.hi - self.lo) / 2
+
     def to_unit(self, hu) -> np.ndarray:
         """Intensities of any shape -> float32, clipped to [-1, 1]."""
         unit = np.asarray(hu, np.float32) * np.float32(2 / (self.hi - self.lo))
@@ -54,7 +59,13 @@ class Window:
 
     def to_hu(self, unit) -> np.ndarray:
         """[-1, 1] -> intensities, float32 of the same shape."""
-        return (np.asarray(unit, np.float32) + 1) * np.float32((self.hi - self.lo) / 2) + np.float32(self.lo)
+        return (np.asarray(unit, np.float32) + 1) * np.float32(self.per_unit) + np.float32(self.lo)
+
+
+def window_of(metadata: dict) -> Window | None:
+    """The Window of a network's images, by the metadata of its weights: of several the first, None if unknown."""
+    windows = list((metadata.get("windows") or {}).values())
+    return Window(**windows[0]) if windows else None
 
 
 class SliceStore:

@@ -9,39 +9,28 @@ Text is a fixed part of the width, so that it can be read when the figure is as 
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 
+from stylemed.display.sheet import (
+    COLOR_A,
+    COLOR_B,
+    DIFFERENCE,
+    DPI,
+    EDGE,
+    MUTED,
+    TEXT,
+    Sheet,
+    SlideFigure,
+    as_slices,
+    contours,
+    draw,
+    foot_lines,
+)
 from stylemed.latent.mixing import describe_level
 
-PANEL, TEXT, MUTED = "#15191e", "#eef1f4", "#a9b4bf"
-COLOR_A, COLOR_B = "#56b4e9", "#e69f00"  # Okabe and Ito: told apart with any colour vision
-LIVER, TUMOR = "#2fd6a3", "#f0e442"
-EDGE = [withStroke(linewidth=1.5, foreground="#000000")]  # keeps letters readable on bright pixels
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 DASHES = ("-", "--", "-.", ":")
-DPI = 200
-TARGET = 1150  # figure width in pixels, about
-LARGEST_CELL = 448  # pixels; a lone slice does not fill the page
-# Blue below, black at zero, orange above: nothing where nothing changed, and safe for colour blindness.
-DIFFERENCE = LinearSegmentedColormap.from_list("change", ["#b5e0ff", "#2d8fd5", "#000000", "#d5701e", "#ffd9a3"])
-
-
-class SlideFigure(Figure):
-    """A Figure that also shows itself where pyplot was never imported."""
-
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        FigureCanvasAgg(self)
-        self.savefig(buffer, format="png", facecolor=self.get_facecolor())
-        return buffer.getvalue()
 
 
 def show_slices(
@@ -62,7 +51,7 @@ def show_slices(
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     head = 1.5 if titles is not None else 0.0
-    sheet = _Sheet(images.shape[-1], columns, [head] * rows, foot=_foot_lines(window, labels))
+    sheet = Sheet(images.shape[-1], columns, [head] * rows, foot=foot_lines(window, labels))
     frames = [frames] * len(images) if frames is None or isinstance(frames, str) else frames
     for i, image in enumerate(images):
         ax = sheet.slice(i // columns, i % columns, image, sides=sides, frame=frames[i])
@@ -82,7 +71,7 @@ def show_rows(rows: dict, titles=None, labels=None, window=None, sides: bool = T
     stacks = {name: as_slices(images) for name, images in rows.items()}
     first = next(iter(stacks.values()))
     heads = [1.5 if titles is not None else 0.0] + [0.0] * (len(stacks) - 1)
-    sheet = _Sheet(first.shape[-1], len(first), heads, left=1.5, foot=_foot_lines(window, labels))
+    sheet = Sheet(first.shape[-1], len(first), heads, left=1.5, foot=foot_lines(window, labels))
     for i, (name, images) in enumerate(stacks.items()):
         sheet.row_label(i, name)
         for k, image in enumerate(images):
@@ -104,7 +93,7 @@ def mixing_figure(a_images, b_images, grids: dict, window=None) -> Figure:
     side = a.shape[-1]
     layers = 2 * int(np.log2(side)) - 2
     heads = [1.5] + [1.6 if row == 0 else 0.0 for _ in grids for row in range(len(a))]
-    sheet = _Sheet(side, len(b) + 1, heads, foot=_foot_lines(window, None))
+    sheet = Sheet(side, len(b) + 1, heads, foot=foot_lines(window, None))
     corner = sheet.cell(0, 0)
     size = sheet.points * min(1.0, sheet.cell_px / (5.6 * sheet.line))
     corner.text(0.5, 0.66, "sources B →", color=COLOR_B, ha="center", va="center", fontsize=size, weight="bold")
@@ -157,7 +146,7 @@ def traversal_figure(
     images = np.asarray(images, dtype=float)
     images = images.reshape(len(images), len(steps), *images.shape[-2:])
     zero = int(np.flatnonzero(steps == 0)[0])
-    hu = (window.hi - window.lo) / 2 if window is not None else 1.0
+    hu = window.per_unit if window is not None else 1.0
     seen = images.clip(-1, 1)  # as drawn
     change = (seen - seen[:, zero, None]) * hu
     limit = _round_up(np.abs(change).max()) if limit is None else limit
@@ -165,7 +154,7 @@ def traversal_figure(
     names = [f"slice {i + 1}" for i in range(len(images))] if names is None else names
     heads = [2.9] + [0.0, 0.35] * len(images)
     foot = (2.4 if window is not None else 0.0) + 2.4 + 1.4
-    sheet = _Sheet(images.shape[-1], len(steps) + extra, heads[: 2 * len(images)], left=1.5, foot=foot)
+    sheet = Sheet(images.shape[-1], len(steps) + extra, heads[: 2 * len(images)], left=1.5, foot=foot)
     sheet.span_title(extra, len(steps) + extra, f"walk towards {toward}, in steps →")
     for i in range(len(images)):
         sheet.row_label(2 * i, names[i])
@@ -178,13 +167,33 @@ def traversal_figure(
             frame = TEXT if k == zero else None
             sheet.slice(2 * i, k + extra, images[i, k], sides=i == 0 and not extra and k == 0, frame=frame)
             ax = sheet.cell(2 * i + 1, k + extra)
-            _draw(ax, change[i, k], DIFFERENCE, limit)
+            draw(ax, change[i, k], DIFFERENCE, limit)
             if i == 0:
                 sheet.title(0, k + extra, step_name(step))
     if extra:
         sheet.title(0, 0, "CT slice")
     sheet.bar(DIFFERENCE, -limit, limit, "change in HU" if window is not None else "change", foot - 3.8)
     return sheet.finish(window, labels is not None and bool(extra), "framed: step 0, the reconstruction")
+
+
+def reconstruction_figure(real, again, window, limit: float = 100.0, names=("slice", "again"), titles=None) -> Figure:
+    """Images, what became of them, and the signed difference in HU: three rows, a column for each image.
+
+    real, again [n, 1, R, R] in [-1, 1]; window: the Window they were made with; limit: end of the scale, HU.
+    """
+    real, again = as_slices(real), as_slices(again)
+    head = 1.5 if titles is not None else 0.0
+    sheet = Sheet(real.shape[-1], len(real), [head, 0.0, 0.0], left=1.5, foot=foot_lines(window, None) + 2.4)
+    for row, name in enumerate((*names, "difference")):
+        sheet.row_label(row, name)
+    for k in range(len(real)):
+        sheet.slice(0, k, real[k], sides=k == 0)
+        sheet.slice(1, k, again[k])
+        draw(sheet.cell(2, k), (again[k] - real[k]) * window.per_unit, DIFFERENCE, limit)
+        if titles is not None:
+            sheet.title(0, k, titles[k])
+    sheet.bar(DIFFERENCE, -limit, limit, "difference in HU", 2.4)
+    return sheet.finish(window, False)
 
 
 USUAL = [["loss_d", "loss_g"], ["real_score", "fake_score"], ["r1"], ["loss"], ["w_error"], ["image_error"]]
@@ -248,7 +257,7 @@ def _panels(log, panels: list[list[str]], x: str, columns: int = 1, distances=No
                 places[k].plot(distances["kimg"], distances[yardstick], "--", color=LINES[i], label=MEASURED[yardstick])
         places[k].set_yscale("log" if names[0][0] == "frechet" else "linear")  # it falls by orders of magnitude
     for k, ax in places.items():
-        _chart(ax)
+        chart_axes(ax)
         # Above the lines: a small chart has no free corner.
         place = {"loc": "lower left", "bbox_to_anchor": (0, 0.96), "ncols": 2, "borderpad": 0, "columnspacing": 1.0}
         ax.legend(fontsize=11, frameon=False, handlelength=1.6, **place)
@@ -278,160 +287,15 @@ def lines(x, series: dict, xlabel: str, ylabel: str, bands: dict | None = None, 
         if bands and name in bands:
             ax.fill_between(x, *bands[name], color=LINES[i], alpha=0.18, linewidth=0)
         ax.plot(x, y, color=LINES[i], linestyle=DASHES[i % 4], marker="osD^"[i % 4], markersize=4, label=name)
-    _chart(ax)
+    chart_axes(ax)
     ax.set_xlabel(xlabel, fontsize=12)
     ax.set_ylabel(ylabel, fontsize=12)
     return figure
 
 
-def contours(ax, labels, width: float = 1.3) -> None:
-    """Outlines of liver (with its tumors) and tumor along the pixel edges; labels [R, R] with 1 liver, 2 tumor."""
-    labels = np.asarray(labels)
-    for mask, color, scale in ((labels >= 1, LIVER, 1.0), (labels == 2, TUMOR, 1.2)):
-        padded = np.pad(mask, 1).astype(int)
-        down = np.argwhere(np.diff(padded, axis=0)[:, 1:-1])  # edge above row i, at column j
-        across = np.argwhere(np.diff(padded, axis=1)[1:-1])  # edge left of column j, at row i
-        edges = [((j - 0.5, i - 0.5), (j + 0.5, i - 0.5)) for i, j in down]
-        edges += [((j - 0.5, i - 0.5), (j - 0.5, i + 0.5)) for i, j in across]
-        ax.add_collection(LineCollection(edges, colors=color, linewidths=width * scale, capstyle="round"))
-
-
-def as_slices(images) -> np.ndarray:
-    """[n, 1, R, R] or [n, R, R], torch or numpy -> float [n, R, R]."""
-    images = np.asarray(images.detach().cpu() if hasattr(images, "detach") else images, dtype=float)
-    return images[:, 0] if images.ndim == 4 else images
-
-
 def step_name(step: float) -> str:
     """+1.5, 0, −2: with a true minus sign."""
     return "0" if step == 0 else f"{step:+g}".replace("-", "−")
-
-
-class _Sheet:
-    """Cells on a dark panel, laid out in whole pixels. heads: lines of text above each row; left: lines beside it."""
-
-    def __init__(self, side: int, columns: int, heads: list[float], left: float = 0.0, foot: float = 0.0):
-        whole = round(min(TARGET / columns, LARGEST_CELL) / side)
-        self.cell_px = side * whole if whole else int(TARGET / columns)
-        self.gap = max(4, self.cell_px // 32)
-        inner = columns * (self.cell_px + self.gap) - self.gap
-        self.line = max(0.036 * inner, 17.0)  # height of a line of text, in pixels
-        self.points = self.line / 1.5 * 72 / DPI
-        self.margin = round(0.5 * self.line)
-        self.left = self.margin + round(left * self.line)
-        self.width = self.left + inner + self.margin
-        self.tops, y = [], self.margin
-        for head in heads:
-            y += round(head * self.line)
-            self.tops.append(y)
-            y += self.cell_px + self.gap
-        self.foot_top = y
-        self.height = y + round(foot * self.line) + self.margin // 2
-        size = (self.width / DPI, self.height / DPI)
-        self.figure = SlideFigure(figsize=size, dpi=DPI, facecolor=PANEL)
-        self.canvas = FigureCanvasAgg(self.figure)
-
-    def axes(self, x: float, y: float, width: float, height: float):
-        """Axes at pixels from the top left corner."""
-        bottom = 1 - (y + height) / self.height
-        return self.figure.add_axes((x / self.width, bottom, width / self.width, height / self.height))
-
-    def x(self, column: int) -> int:
-        return self.left + column * (self.cell_px + self.gap)
-
-    def cell(self, row: int, column: int):
-        ax = self.axes(self.x(column), self.tops[row], self.cell_px, self.cell_px)
-        ax.set_facecolor(PANEL)
-        ax.set_xticks([])
-        ax.set_yticks([])
-        ax.spines[:].set_visible(False)
-        return ax
-
-    def slice(self, row: int, column: int, image, sides: bool = False, frame: str | None = None):
-        ax = self.cell(row, column)
-        _draw(ax, image, "gray", 1.0)
-        if sides:
-            size = min(self.points, self.cell_px * 0.13 * 72 / DPI)
-            for x, text, side in (
-                (0.03, "R", "left"),
-                (0.97, "L", "right"),
-            ):  # the patient's sides; air lies there
-                style = {"color": MUTED, "fontsize": size, "ha": side, "va": "bottom", "path_effects": EDGE}
-                ax.text(x, 0.03, text, transform=ax.transAxes, **style)
-        if frame is not None:
-            box = Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, edgecolor=frame, clip_on=False)
-            box.set_linewidth(self.gap * 0.8 * 72 / DPI)
-            ax.add_patch(box)
-        return ax
-
-    def text(self, x: float, y: float, text: str, room: float, color: str = TEXT, **style):
-        """Text at pixels from the top left, made smaller where it would not fit into `room` pixels."""
-        style = {"fontsize": self.points, "va": "center", "ha": "center"} | style
-        artist = self.figure.text(x / self.width, 1 - y / self.height, text, color=color, **style)
-        box = artist.get_window_extent(self.canvas.get_renderer())
-        length = box.height if style.get("rotation") else box.width
-        if length > room:
-            artist.set_fontsize(style["fontsize"] * room / length)
-        return artist
-
-    def title(self, row: int, column: int, text: str, color: str = TEXT) -> None:
-        y = self.tops[row] - 0.75 * self.line
-        self.text(self.x(column) + self.cell_px / 2, y, text, self.cell_px + self.gap / 2, color)
-
-    def heading(self, row: int, text: str) -> None:
-        y = self.tops[row] - 0.75 * self.line
-        self.text(self.left, y, text, self.width - self.left - self.margin, ha="left")
-
-    def span_title(self, first: int, end: int, text: str) -> None:
-        middle, room = (self.x(first) + self.x(end)) / 2, self.x(end) - self.x(first)
-        self.text(middle, self.tops[0] - 2.1 * self.line, text, room, MUTED)
-
-    def row_label(self, row: int, text: str, color: str = TEXT) -> None:
-        y = self.tops[row] + self.cell_px / 2
-        self.text(self.left - 0.85 * self.line, y, text, self.cell_px, color, rotation=90)
-
-    def bar(self, colors, low: float, high: float, name: str, lines_down: float = 0.0) -> None:
-        """A colour bar of fixed ends in the foot, its name to the right."""
-        width, y = (
-            0.42 * (self.width - self.left - self.margin),
-            self.foot_top + (lines_down + 0.5) * self.line,
-        )
-        ax = self.axes(self.left + self.line, y, width, 0.5 * self.line)
-        ax.imshow(np.linspace(low, high, 256)[None], cmap=colors, aspect="auto", extent=(low, high, 0, 1))
-        ax.set_yticks([])
-        ax.set_xticks([low, (low + high) / 2, high])
-        ax.set_xticklabels([f"{tick:g}".replace("-", "−") for tick in (low, (low + high) / 2, high)])
-        ax.tick_params(colors=TEXT, labelsize=0.9 * self.points, length=2, width=0.6, pad=2)
-        ax.spines[:].set_color(MUTED)
-        ax.spines[:].set_linewidth(0.5)
-        x = self.left + 1.8 * self.line + width
-        self.text(x, y + 0.25 * self.line, name, self.width - x - self.margin, ha="left")
-
-    def finish(self, window, outlines: bool, note: str = "") -> Figure:
-        """Draw what the foot has room for: the HU bar, and a note on contours and pixels."""
-        if window is not None:
-            self.bar("gray", window.lo, window.hi, "HU, black to white")
-        if outlines:
-            y, x = self.height - 0.9 * self.line, self.left + self.line
-            for text, color in (("— liver", LIVER), ("— tumor", TUMOR)):
-                self.text(x, y, text, self.width / 4, color, ha="left")
-                x += 5.0 * self.line
-        if note:
-            room = self.width / 2 if outlines else self.width - self.left - self.margin
-            x = self.width - self.margin if outlines else self.left + self.line
-            self.text(x, self.height - 0.9 * self.line, note, room, MUTED, ha="right" if outlines else "left")
-        return self.figure
-
-
-def _foot_lines(window, labels) -> float:
-    return (2.4 if window is not None else 0.0) + (1.4 if labels is not None else 0.0)
-
-
-def _draw(ax, image, colors, limit: float) -> None:
-    image = np.asarray(image, dtype=float)
-    shown_px = ax.get_position().width * ax.figure.get_figwidth() * DPI
-    how = "nearest" if shown_px >= image.shape[-1] else "antialiased"
-    ax.imshow(image, cmap=colors, vmin=-limit, vmax=limit, interpolation=how)
 
 
 def _round_up(value: float) -> float:
@@ -442,7 +306,8 @@ def _round_up(value: float) -> float:
     return float(next(step * power for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if step * power >= value * (1 - 1e-9)))
 
 
-def _chart(ax) -> None:
+def chart_axes(ax) -> None:
+    """The look of every chart: two spines, a pale grid, a legend without a frame."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=11)
     ax.grid(color="#dddddd", linewidth=0.6)

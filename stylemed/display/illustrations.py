@@ -1,4 +1,4 @@
-"""Pictures of how the networks work, for chapters 2 to 4 and 7; those of CT slices proper are in `figures`.
+"""Pictures of how the networks work, for chapters 2 to 4 and 7; CT slices are drawn in `figures`, and measuring is done elsewhere.
 
 Each function that draws returns a matplotlib Figure. Grey pictures have fixed limits, named in the picture.
 """
@@ -10,7 +10,8 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from stylemed.display.figures import DIFFERENCE, SlideFigure, _draw, _foot_lines, _Sheet, as_slices
+from stylemed.display.sheet import SlideFigure
+from stylemed.latent.geometry import principal_plane
 from stylemed.networks import feature_maps, levels
 
 LEVEL_COLORS = {
@@ -22,83 +23,19 @@ PALE = {"coarse": "#d3e7f4", "middle": "#d0ece3", "fine": "#fadfcc"}
 INK = "#222222"
 
 
-# ---- measuring
-
-
-@torch.no_grad()
-def noise_footprints(generator, w_plus, size: float = 3.0) -> dict[int, np.ndarray]:
-    """Where the image changes when one value of one noise map changes: {resolution: change [R, R]}.
-
-    The value in the middle of the first map at each resolution is raised by `size`; w_plus [1, L, latent].
-    """
-    before = generator.synthesis(w_plus)
-    changes = {}
-    for i, side in enumerate(generator.resolutions):
-        maps = [m.clone() for m in generator.noise_maps()]
-        maps[2 * i][..., side // 2, side // 2] += size
-        changes[side] = (generator.synthesis(w_plus, maps) - before).abs().mean(dim=(0, 1)).numpy()
-    return changes
-
-
-def footprint_width(change: np.ndarray, share: float = 0.9) -> float:
-    """Side of a square of as many pixels as hold `share` of the squared change [R, R], largest first."""
-    energy = np.sort(np.square(change, dtype=np.float64), axis=None)[::-1].cumsum()
-    if energy[-1] == 0:
-        return 0.0
-    return float(np.sqrt(np.searchsorted(energy, share * energy[-1]) + 1))
-
-
-@torch.no_grad()
-def change_of_level(generator, a, b, level) -> tuple[np.ndarray, float]:
-    """Root mean square change of each pixel, and of the mean grey, when a level's styles of A become B's.
-
-    a, b [n, L, latent] -> ([R, R], number), both in image units ([-1, 1] is black to white).
-    """
-    mixed = a.clone()
-    layers = levels(generator.resolution)[level]
-    mixed[:, layers] = b[:, layers]
-    change = generator.synthesis(mixed) - generator.synthesis(a)
-    grey = change.mean(dim=(1, 2, 3)).square().mean().sqrt()
-    return change.square().mean(dim=(0, 1)).sqrt().numpy(), float(grey)
-
-
-@torch.no_grad()
-def spread(images) -> float:
-    """How different images [n, C, R, R] are: standard deviation of each pixel, averaged over the pixels."""
-    return float(torch.as_tensor(images).std(dim=0).mean())
-
-
-def random_generator(seed: int = 0, resolution: int = 64, latent_size: int = 256):
-    """A small untrained generator for demonstrations: random weights and constant, noise switched on.
-
-    Training starts from a constant of ones and from noise of strength 0, with which there is little to see.
-    """
-    from stylemed.networks import Generator
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        generator = Generator(resolution, latent_size=latent_size, fmap_base=1024, fmap_max=64).eval()
-        with torch.no_grad():
-            generator.blocks[0].const.normal_()
-            for block in generator.blocks:
-                for styled in block.styled:
-                    styled.noise_strength.fill_(0.1)
-            z = torch.randn(4096, latent_size)
-            generator.w_avg.copy_(generator.mapping(z).mean(dim=0))
-    return generator.requires_grad_(False)
-
-
 # ---- diagrams
 
 
-def _box(ax, x, y, width, height, text, face="white", edge=INK, size=9.5, weight="normal"):
+def box(ax, x, y, width, height, text, face="white", edge=INK, size=9.5, weight="normal"):
+    """A rounded box of a diagram with text in its middle; x, y: its lower left corner, in data units."""
     ax.add_patch(
         FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.02,rounding_size=0.08", fc=face, ec=edge, lw=1.1)
     )
     ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=size, color=INK, weight=weight)
 
 
-def _arrow(ax, start, end, color=INK, width=1.2):
+def arrow(ax, start, end, color=INK, width=1.2):
+    """An arrow of a diagram, from (x, y) to (x, y)."""
     ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=9, lw=width, color=color))
 
 
@@ -117,11 +54,11 @@ def generator_diagram(generator) -> Figure:
     top = 1.15 * blocks + 1.2
     figure, ax = _canvas(7.0, top + 0.2, (6.4, 0.64 * (top + 0.2)))
     depth = generator.config["mapping_layers"]
-    _box(ax, 0.15, top - 0.75, 1.5, 0.55, f"z  ({generator.latent_size})")
-    _arrow(ax, (0.9, top - 0.77), (0.9, top - 1.28))
-    _box(ax, 0.15, top - 2.9, 1.5, 1.6, f"mapping\nnetwork\n{depth} layers", face="#eeeeee")
-    _arrow(ax, (0.9, top - 2.92), (0.9, top - 3.43))
-    _box(ax, 0.15, top - 4.0, 1.5, 0.55, f"w  ({generator.latent_size})", weight="bold")
+    box(ax, 0.15, top - 0.75, 1.5, 0.55, f"z  ({generator.latent_size})")
+    arrow(ax, (0.9, top - 0.77), (0.9, top - 1.28))
+    box(ax, 0.15, top - 2.9, 1.5, 1.6, f"mapping\nnetwork\n{depth} layers", face="#eeeeee")
+    arrow(ax, (0.9, top - 2.92), (0.9, top - 3.43))
+    box(ax, 0.15, top - 4.0, 1.5, 0.55, f"w  ({generator.latent_size})", weight="bold")
     ax.plot([1.67, 2.1], [top - 3.72] * 2, color=INK, lw=1.2)
     ax.plot([2.1, 2.1], [0.98, top - 0.95], color=INK, lw=1.2)
     ax.text(5.95, top - 0.28, "noise", ha="center", va="center", fontsize=10, color=INK)
@@ -132,12 +69,12 @@ def generator_diagram(generator) -> Figure:
         y, level = top - 0.7 - 1.15 * (i + 0.75), named.get(2 * i, "fine")
         what = "learned constant" if i == 0 else "upscale, convolve, blur"
         text = f"{what}\n{side}² × {feature_maps(side, base, largest)}: two styled layers"
-        _box(ax, 2.9, y, 2.45, 0.8, text, face=PALE[level], edge=LEVEL_COLORS[level], size=9.3)
+        box(ax, 2.9, y, 2.45, 0.8, text, face=PALE[level], edge=LEVEL_COLORS[level], size=9.3)
         for shift in (0.2, 0.6):
-            _arrow(ax, (2.1, y + shift), (2.88, y + shift), LEVEL_COLORS[level])
-            _arrow(ax, (6.15, y + shift), (5.37, y + shift), "#888888", 0.9)
+            arrow(ax, (2.1, y + shift), (2.88, y + shift), LEVEL_COLORS[level])
+            arrow(ax, (6.15, y + shift), (5.37, y + shift), "#888888", 0.9)
         ax.text(6.2, y + 0.4, level, fontsize=10.5, va="center", color=LEVEL_COLORS[level], weight="bold")
-        _arrow(ax, (4.12, y - 0.02), (4.12, y - 0.33 if i < blocks - 1 else y - 0.28))
+        arrow(ax, (4.12, y - 0.02), (4.12, y - 0.33 if i < blocks - 1 else y - 0.28))
     last = top - 0.7 - 1.15 * (blocks - 0.25)
     ax.text(
         4.12,
@@ -154,14 +91,14 @@ def encoder_diagram(generator) -> Figure:
     """How the encoder learns: it sees an image whose latent is known, and its answer meets both."""
     layers, size = generator.num_layers, generator.latent_size
     figure, ax = _canvas(7.0, 4.6, (6.4, 4.2))
-    _box(ax, 0.2, 3.55, 1.3, 0.75, f"z drawn\n({size})")
-    _box(ax, 2.0, 3.55, 1.5, 0.75, f"w+ known\n{layers} × {size}", face=PALE["middle"])
-    _box(ax, 4.1, 3.55, 1.15, 0.75, "generator\n(fixed)", face="#eeeeee")
-    _box(ax, 5.75, 3.55, 1.05, 0.75, f"image\n{generator.resolution}²", face=PALE["coarse"])
-    _box(ax, 5.35, 2.0, 1.45, 0.75, "ResNet-50\n(learns)", face=PALE["fine"], edge=LEVEL_COLORS["fine"])
-    _box(ax, 2.0, 2.0, 1.5, 0.75, f"w+ found\n{layers} × {size}", face=PALE["middle"])
-    _box(ax, 4.1, 0.4, 1.15, 0.75, "generator\n(fixed)", face="#eeeeee")
-    _box(ax, 5.75, 0.4, 1.05, 0.75, "image\nagain", face=PALE["coarse"])
+    box(ax, 0.2, 3.55, 1.3, 0.75, f"z drawn\n({size})")
+    box(ax, 2.0, 3.55, 1.5, 0.75, f"w+ known\n{layers} × {size}", face=PALE["middle"])
+    box(ax, 4.1, 3.55, 1.15, 0.75, "generator\n(fixed)", face="#eeeeee")
+    box(ax, 5.75, 3.55, 1.05, 0.75, f"image\n{generator.resolution}²", face=PALE["coarse"])
+    box(ax, 5.35, 2.0, 1.45, 0.75, "ResNet-50\n(learns)", face=PALE["fine"], edge=LEVEL_COLORS["fine"])
+    box(ax, 2.0, 2.0, 1.5, 0.75, f"w+ found\n{layers} × {size}", face=PALE["middle"])
+    box(ax, 4.1, 0.4, 1.15, 0.75, "generator\n(fixed)", face="#eeeeee")
+    box(ax, 5.75, 0.4, 1.05, 0.75, "image\nagain", face=PALE["coarse"])
     for start, end in [
         ((1.52, 3.92), (1.98, 3.92)),
         ((3.52, 3.92), (4.08, 3.92)),
@@ -171,7 +108,7 @@ def encoder_diagram(generator) -> Figure:
         ((2.75, 1.98), (4.08, 0.82)),
         ((5.27, 0.78), (5.73, 0.78)),
     ]:
-        _arrow(ax, start, end)
+        arrow(ax, start, end)
     for x, low, high, text, side in [
         (2.75, 2.77, 3.53, "latent error", "right"),
         (6.6, 1.17, 1.98, "", "left"),
@@ -283,10 +220,9 @@ def latent_clouds(z, w) -> Figure:
     """z [n, D] and w [n, D] along their first two principal axes, in units of their total deviation."""
     figure = SlideFigure(figsize=(6.4, 3.1), dpi=130, layout="constrained")
     for ax, points, name in zip(figure.subplots(1, 2), (z, w), ("z", "w"), strict=True):
-        centred = (points - points.mean(dim=0)).detach()
-        _, _, axes = torch.linalg.svd(centred, full_matrices=False)
-        flat = centred @ axes[:2].T / centred.square().sum(dim=1).mean().sqrt()
-        ax.plot(*flat.T.numpy(), ".", ms=2.5, color=LEVEL_COLORS["coarse" if name == "z" else "fine"])
+        ax.plot(
+            *principal_plane(points).T.numpy(), ".", ms=2.5, color=LEVEL_COLORS["coarse" if name == "z" else "fine"]
+        )
         ax.set_title(name, fontsize=10)
         ax.set_xlabel("first principal axis", fontsize=11)
         ax.set_ylabel("second", fontsize=11)
@@ -295,51 +231,6 @@ def latent_clouds(z, w) -> Figure:
         ax.set_aspect("equal")
         ax.tick_params(labelsize=10)
     return figure
-
-
-def components_for(points, share: float = 0.9) -> int:
-    """How many principal axes hold `share` of the variance of points [n, D]."""
-    power = torch.linalg.svdvals((points - points.mean(dim=0)).double()).square()
-    return int((power.cumsum(0) / power.sum() < share).sum()) + 1
-
-
-def reconstruction_figure(real, again, window, limit: float = 100.0, names=("slice", "again"), titles=None) -> Figure:
-    """Images, what became of them, and the signed difference in HU: three rows, a column for each image.
-
-    real, again [n, 1, R, R] in [-1, 1]; window: the Window they were made with; limit: end of the scale, HU.
-    """
-    real, again = as_slices(real), as_slices(again)
-    head = 1.5 if titles is not None else 0.0
-    sheet = _Sheet(real.shape[-1], len(real), [head, 0.0, 0.0], left=1.5, foot=_foot_lines(window, None) + 2.4)
-    for row, name in enumerate((*names, "difference")):
-        sheet.row_label(row, name)
-    for k in range(len(real)):
-        sheet.slice(0, k, real[k], sides=k == 0)
-        sheet.slice(1, k, again[k])
-        _draw(sheet.cell(2, k), (again[k] - real[k]) * (window.hi - window.lo) / 2, DIFFERENCE, limit)
-        if titles is not None:
-            sheet.title(0, k, titles[k])
-    sheet.bar(DIFFERENCE, -limit, limit, "difference in HU", 2.4)
-    return sheet.finish(window, False)
-
-
-def sample_history(run, rows: int = 4, columns: int = 6) -> dict[str, np.ndarray]:
-    """The same latents while the generator learned: {"2.0 kimg": images [columns, 1, R, R] in [-1, 1]}.
-
-    Read from the run's sample grids (8 bit), evenly spread over the training, with the first and the last.
-    """
-    from PIL import Image
-
-    files = run.samples()
-    side = run.config["resolution"]
-    chosen = sorted({round(i) for i in np.linspace(0, len(files) - 1, min(rows, len(files)))})
-    history = {}
-    for file in (files[i] for i in chosen):
-        grid = np.asarray(Image.open(file).convert("L"), dtype=np.float32) / 127.5 - 1
-        across = grid.shape[1] // side
-        cells = grid.reshape(-1, side, across, side).swapaxes(1, 2).reshape(-1, 1, side, side)
-        history[f"{int(file.stem) / 1000:.1f} kimg"] = cells[:columns]
-    return history
 
 
 def objective_figure() -> Figure:
@@ -394,67 +285,3 @@ def schedule_figure(config, kimg: float) -> Figure:
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(fontsize=10, frameon=False, loc="lower right")
     return figure
-
-
-def network_sizes(config) -> dict[str, int]:
-    """Trainable numbers of generator, discriminator and encoder of a GanConfig; nothing is allocated."""
-    from stylemed.networks import Encoder
-
-    generator, discriminator = _on_paper(config)
-    with torch.device("meta"):
-        encoder = Encoder(config.resolution, config.channels, config.latent_size, generator.num_layers)
-    networks = {"generator": generator, "discriminator": discriminator, "encoder": encoder}
-    return {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
-
-
-def training_memory(config, batch: int) -> dict[str, float]:
-    """Estimate in GiB of what one GAN step holds at full resolution in float32; a lower bound, nothing is allocated.
-
-    "weights": both networks with gradients, two Adam moments each, and the averaged generator. "D step", "G step": what
-    the backward pass has to remember, counted with shapes only; the D step with R1. Work space is not included.
-    """
-    from stylemed.training.gan import discriminator_loss, generator_loss, gradient_penalty
-
-    generator, discriminator = _on_paper(config)
-    numbers = [sum(p.numel() for p in network.parameters()) for network in (generator, discriminator)]
-    shape = (batch, config.channels, config.resolution, config.resolution)
-    reals = torch.empty(shape, device="meta", requires_grad=True)
-    fakes = torch.empty(shape, device="meta")
-    z = torch.empty(batch, config.latent_size, device="meta")
-
-    def d_step():
-        scores = discriminator(reals)
-        return discriminator_loss(scores, discriminator(fakes)) + gradient_penalty(scores, reals)
-
-    def g_step():
-        return generator_loss(discriminator(generator(z)))
-
-    return {
-        "weights": (4 * sum(numbers) + numbers[0]) * 4 / 2**30,
-        "D step": _remembered(d_step) / 2**30,
-        "G step": _remembered(g_step) / 2**30,
-    }
-
-
-def _on_paper(config):
-    """Generator and discriminator of a GanConfig with shapes but without memory."""
-    from stylemed.networks import Discriminator, Generator
-
-    shared = {k: getattr(config, k) for k in ("resolution", "channels", "fmap_base", "fmap_max")}
-    with torch.device("meta"):
-        generator = Generator(**shared, latent_size=config.latent_size, mapping_layers=config.mapping_layers)
-        return generator, Discriminator(**shared, stddev_group=config.stddev_group)
-
-
-def _remembered(compute) -> int:
-    """Bytes that autograd keeps for the backward pass of what `compute` does, each storage once."""
-    kept = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        kept[storage._cdata] = (storage.nbytes(), storage)  # held, so that no address comes twice
-        return tensor
-
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        compute()
-    return sum(size for size, _ in kept.values())

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from stylemed.display.figures import DPI, LINES, SlideFigure, _chart, show_slices
+from stylemed.display.figures import LINES, chart_axes, show_slices
+from stylemed.display.pixels import stacked
+from stylemed.display.sheet import DPI, SlideFigure
 
 LABELS = ("elsewhere", "liver", "tumor")
 
@@ -58,7 +59,7 @@ def intensity_histogram(store, most: int = 400):
             share = np.histogram(values, edges)[0] / len(values)
             ax.step(edges[:-1], 100 * share, where="post", color=LINES[label], label=name, linewidth=1.8)
     ax.set_ylim(bottom=0)
-    _chart(ax)
+    chart_axes(ax)
     ax.set_xlabel("HU" if "CT" in store.windows else "intensity", fontsize=12)
     ax.set_ylabel("% of the label's pixels", fontsize=12)
     ax.axvspan(store.window.lo, store.window.hi, color="#888888", alpha=0.12, linewidth=0)
@@ -69,18 +70,7 @@ def intensity_histogram(store, most: int = 400):
 
 def save_inspection(store, path: Path) -> Path:
     """Contact sheet and histogram below each other, as one PNG."""
-    import io
-
-    parts = [
-        Image.open(io.BytesIO(f._repr_png_())).convert("RGB")
-        for f in (contact_sheet(store), intensity_histogram(store))
-    ]
-    width = max(part.width for part in parts)
-    page = Image.new("RGB", (width, sum(part.height for part in parts)), "white")
-    top = 0
-    for part in parts:
-        page.paste(part, ((width - part.width) // 2, top))
-        top += part.height
+    page = stacked([contact_sheet(store).png(), intensity_histogram(store).png()])
     path.parent.mkdir(parents=True, exist_ok=True)
     page.save(path)
     return path

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import base64
-import io
 import warnings
 from html import escape
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from stylemed.display import figures
+from stylemed.display.pixels import sample_grid
 from stylemed.evaluation.fidelity import verdict
 
 DISTANCES = ["kimg", "frechet"]  # columns that a distances.csv must have to be drawn
@@ -61,23 +58,11 @@ class LiveTraining:
         log = run.log() if (run.path / "log.csv").is_file() else []
         distances = _distances(run.path / "distances.csv")
         if len(log) >= 2:
-            curves = figures.training_curves(log, distances, columns=2)._repr_png_()
+            curves = figures.training_curves(log, distances, columns=2).png()
             parts.append(_figure(curves, "Charts of the training's log over the images seen"))
         if distances is not None and (said := verdict(distances)):
             parts.append(f"<p>{escape(said)}</p>")
         return {"text/html": f"<div>{''.join(parts)}</div>" if parts else escape(words), "text/plain": words}
-
-
-def sample_grid(file: Path, side: int, width: int = 1024) -> bytes:
-    """A run's sample grid as PNG: as many whole images of `side` pixels as fit into width × width / 2 pixels,
-    enlarged by a whole factor. Pixels keep their values exactly."""
-    pixels = np.asarray(Image.open(file))
-    rows, columns = max(1, width // 2 // side), max(1, width // side)
-    pixels = pixels[: rows * side, : columns * side]
-    factor = max(1, width // pixels.shape[1])
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1)).save(buffer, format="png")
-    return buffer.getvalue()
 
 
 def _cell():

@@ -1,4 +1,4 @@
-"""The picture of the intro: the way of a slice, one small picture for each chapter."""
+"""The picture of the intro: the way of a slice, one small picture for each chapter. `stylemed book picture` draws it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from stylemed.display.figures import COLOR_A, COLOR_B, SlideFigure
-from stylemed.display.illustrations import INK, LEVEL_COLORS, PALE, _arrow, _box
+from stylemed.display.illustrations import INK, LEVEL_COLORS, PALE, arrow, box
+from stylemed.display.sheet import COLOR_A, COLOR_B, SlideFigure
+from stylemed.latent.generation import random_styles
 from stylemed.latent.mixing import mix, synthesize
+from stylemed.provenance import belong_together
 
 TITLES = ("volumes become slices", "style enters by level", "the generator learns", "a slice finds its latent")
 TITLES += ("two slices mix", "a tumor is a direction")
@@ -17,7 +19,9 @@ TITLES += ("two slices mix", "a tumor is a direction")
 
 @torch.no_grad()
 def path_figure(store, generator, encoder, seed: int = 0) -> Figure:
-    """Six pictures with slices [1, R, R] of a store, a generator and an encoder of the same resolution."""
+    """Six pictures with slices [1, R, R] of a store, a generator and an encoder; BadInput where they do not belong together."""
+    for name, other in (("generator", generator), ("store", store)):
+        belong_together(encoder.provenance, other.provenance, names=("the encoder", f"the {name}"))
     figure = SlideFigure(figsize=(5.0, 4.3), dpi=240, facecolor="white")
     cells = []
     for i, title in enumerate(TITLES):
@@ -34,14 +38,13 @@ def path_figure(store, generator, encoder, seed: int = 0) -> Figure:
         _slice(cells[0], store.images([row])[0], (3 - 1.5 * k, 3 - 1.5 * k, 7), layer=10 * k)
     for k, (name, colour) in enumerate(LEVEL_COLORS.items()):
         y = 7.4 - 3.4 * k
-        _box(cells[1], 4.2, y, 5.4, 2.4, name, face=PALE[name], edge=colour, size=9)
-        _arrow(cells[1], (1.6, y + 1.2), (4.1, y + 1.2), colour)
+        box(cells[1], 4.2, y, 5.4, 2.4, name, face=PALE[name], edge=colour, size=9)
+        arrow(cells[1], (1.6, y + 1.2), (4.1, y + 1.2), colour)
         if k < 2:
-            _arrow(cells[1], (6.9, y), (6.9, y - 0.95))
+            arrow(cells[1], (6.9, y), (6.9, y - 0.95))
     cells[1].plot([1.6, 1.6], [1.8, 8.6], color=INK, lw=1.2)
     cells[1].text(0.5, 5.2, "w", fontsize=11, weight="bold", ha="center", va="center", color=INK)
-    z = torch.randn(4, generator.latent_size, generator=torch.Generator().manual_seed(seed))
-    for k, image in enumerate(generator.synthesis(generator.truncate(generator.broadcast(generator.mapping(z)), 0.7))):
+    for k, image in enumerate(generator.synthesis(random_styles(generator, 4, 0.7, seed))):
         _slice(cells[2], image, (5 * (k % 2), 5 - 5 * (k // 2), 4.8))
     chosen = test[[len(test) // 5, len(test) // 2]]
     real = torch.as_tensor(store.images(chosen))
@@ -49,9 +52,9 @@ def path_figure(store, generator, encoder, seed: int = 0) -> Figure:
     again = synthesize(generator, torch.cat([codes, mix(codes[:1], codes[1:], "fine")]))
     _slice(cells[3], real[0], (0, 5.6, 4.6))
     _slice(cells[3], again[0], (5.4, 0, 4.6))
-    _arrow(cells[3], (4.9, 7.9), (7.2, 7.9))
+    arrow(cells[3], (4.9, 7.9), (7.2, 7.9))
     cells[3].text(8.0, 7.9, "w+", fontsize=10, weight="bold", ha="center", va="center", color=INK)
-    _arrow(cells[3], (8.0, 6.9), (8.0, 4.8))
+    arrow(cells[3], (8.0, 6.9), (8.0, 4.8))
     _slice(cells[4], again[0], (0, 5.6, 4.6), COLOR_A)
     _slice(cells[4], again[1], (5.4, 5.6, 4.6), COLOR_B)
     _slice(cells[4], again[2], (2.7, 0, 4.6))
@@ -84,4 +87,4 @@ def _cloud(ax, rng) -> None:
         ax.plot(*points.T, "o", ms=2.6, color=colour)
         ax.text(centre[0], 0.3 if name == "no tumor" else 10.5, name, fontsize=8.6, ha="center", va="center", color=INK)
     ax.plot([2.2, 8.0], [8.9, 1.9], "--", color="#777777", lw=1)
-    _arrow(ax, (3.2, 4.0), (6.9, 7.1), INK, 2.2)
+    arrow(ax, (3.2, 4.0), (6.9, 7.1), INK, 2.2)

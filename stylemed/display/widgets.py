@@ -8,14 +8,13 @@ itself, because a browser would smooth them.
 
 from __future__ import annotations
 
-import io
-
 import ipywidgets
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 
-from stylemed.display.figures import COLOR_A, COLOR_B, as_slices, step_name
+from stylemed.display.figures import step_name
+from stylemed.display.pixels import png
+from stylemed.display.sheet import COLOR_A, COLOR_B, as_slices
 from stylemed.latent.direction import Direction, walk
 from stylemed.latent.mixing import LEVELS, blend, describe_level, layers_of, synthesize
 
@@ -33,26 +32,6 @@ def is_live() -> bool:
         return bool(getattr(get_ipython().kernel, "_allow_stdin", False))
     except (ImportError, AttributeError):
         return False
-
-
-def png(image, size: int = LARGE, sides: bool = True) -> bytes:
-    """A slice [R, R] or [1, R, R] in [-1, 1] as a grey PNG, enlarged by the whole factor that comes nearest to `size`.
-
-    -1 is black and 1 white, whatever the slice holds. sides: R and L of the patient in the lower corners.
-    """
-    image = np.asarray(image.detach().cpu() if hasattr(image, "detach") else image, dtype=float)
-    image = image.reshape(image.shape[-2:])
-    factor = max(1, round(size / image.shape[-1]))
-    grey = np.round((image.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
-    picture = Image.fromarray(np.kron(grey, np.ones((factor, factor), np.uint8)))
-    if sides:
-        draw, (width, height) = ImageDraw.Draw(picture), picture.size
-        style = {"fill": 190, "font_size": max(10, width // 16), "stroke_width": 1, "stroke_fill": 0}
-        draw.text((4, height - 3), "R", anchor="ld", **style)
-        draw.text((width - 4, height - 3), "L", anchor="rd", **style)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="png", optimize=True)
-    return buffer.getvalue()
 
 
 def static_slider(frames, labels, names=None, description: str = "step", start: int | None = None):
@@ -234,10 +213,6 @@ def _row(*children):
 
 def _column(children):
     return ipywidgets.VBox(children, layout=ipywidgets.Layout(max_width="100%"))
-
-
-def _narrow():  # leaves room for a caption beside it on a phone
-    return ipywidgets.Layout(width="220px", max_width="100%")
 
 
 def _wide():

@@ -1,16 +1,10 @@
 """How good generated slices are: distances to the training slices, and a search for copies among them."""
 
-from stylemed.evaluation.fidelity import (
-    Distances,
-    Reference,
-    features,
-    frechet_distance,
-    kernel_distance,
-    read_distances,
-    verdict,
-)
+from stylemed.evaluation.fidelity import Distances, read_distances, verdict
+from stylemed.evaluation.fixed_features import features
 from stylemed.evaluation.memorization import nearest, nearest_other_patient, thumbnails
-from stylemed.evaluation.variety import corrected_share, covered, pairwise_dice, survey_samples
+from stylemed.evaluation.reference import Reference, frechet_distance, kernel_distance
+from stylemed.evaluation.variety import corrected_share, covered, pairwise_dice, spread, survey_samples
 
 __all__ = [
     "Distances",
@@ -24,6 +18,7 @@ __all__ = [
     "nearest_other_patient",
     "pairwise_dice",
     "read_distances",
+    "spread",
     "survey_samples",
     "thumbnails",
     "verdict",

@@ -1,11 +1,4 @@
-"""Distances between two sets of slices by 128 fixed features: nothing to download, nothing learned.
-
-The Fréchet distance is known from Inception features (Heusel et al. 2017, "FID"). Those were learned on photographs,
-have to be downloaded, and have 2048 dimensions: a few hundred training slices leave their covariance singular and the
-distance mostly sampling error. The features here are written down beforehand, and few enough for the slices at hand.
-Their distances are compared with each other and with what real slices reach at the same sample size (`Reference`), never with
-a FID.
-"""
+"""How a training fares: while it runs, a row of distances from the slices at every snapshot, and a verdict on its variety."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,23 +11,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from stylemed.data.store import SliceDataset
 from stylemed.errors import BadInput
+from stylemed.evaluation.fixed_features import BATCH, features_of_grey
 from stylemed.evaluation.inception import Inception
 from stylemed.evaluation.judge import check_reader
 from stylemed.evaluation.memorization import grey, nearest, nearest_other_patient, thumbnails
-from stylemed.evaluation.variety import covered, pairwise_dice
-from stylemed.networks.layers import downscale, upscale
+from stylemed.evaluation.reference import LEAST_SLICES, Reference, frechet_distance
+from stylemed.evaluation.variety import pairwise_dice
+from stylemed.files import write_atomic
 from stylemed.training.loop import random_stream
-from stylemed.training.run import Run, grid_png, write_safely
+from stylemed.training.run import Run, grid_png
 
-LAYOUT = 8  # side of the coarse image
-CELLS, BANDS = 4, 4  # detail: 4 bands, each in 4x4 cells
-FAINT = 0.01  # about one step of 8-bit grey: detail below it counts as none, so that the log of plain air is not -inf
-LEAST_SCALE = 0.05  # a feature that hardly varies in train (air in a corner) must not outweigh all others
-BATCH = 32
-LEAST_SLICES = 4  # two halves of two
 PAIRS = 8  # columns of neighbours.png
-SPLITS = 8  # random halves that a number is averaged over
 LIVER = 2  # class of liver in a reader's masks; tumor comes after it
 READ = 1000  # training slices that a reader is asked about: a share is then known to 0.015, in seconds
 FIRST_COLUMNS = ["kimg", "frechet", "frechet_floor", "kernel", "nearest", "nearest_train", "spread", "spread_train"]
@@ -51,225 +40,6 @@ COLUMNS = [  # of distances.csv; tables of before have the first ones only, and 
     ),
     *("liver_dice", "liver_dice_train", "tumor_share", "tumor_share_train", "tumor_px", "tumor_px_train", "inception"),
 ]
-
-
-# -- features
-
-
-def features(images, batch: int = BATCH) -> np.ndarray:
-    """Images [N, C, R, R] in [-1, 1] -> float64 [N, 128]; R a power of two up to 1024, channels averaged to grey.
-
-    - 64 of layout: the image averaged to 8×8. Says where things are, and how bright.
-    - 64 of detail: how strong the structure of each size is in each of 4×4 cells. An octave is the image at one size less
-      the same image at half that size (a Laplacian pyramid with 2×2 means, after Burt and Adelson 1983); its strength is
-      the mean absolute value, in logarithms because strengths are skewed and ratios are what the eye sees, while the
-      Fréchet distance takes every feature for normal. The octaves from R down to 8 make four bands, finest first; above
-      64² neighbouring octaves share a band (the mean of their logarithms), so that no size of structure is left out.
-
-    Images below 32² are brought up to it with nearest neighbours. BadInput for other shapes and values that are not finite.
-    """
-    images = torch.as_tensor(images)
-    parts = [_features(grey(part)) for part in images.split(batch)]
-    return torch.cat(parts).numpy()
-
-
-def _features(image: Tensor) -> Tensor:
-    """Grey images [n, 1, R, R] -> float64 [n, 128]."""
-    side = image.shape[-1]
-    layout = downscale(image, side // LAYOUT).flatten(1).double()  # (n, 64)
-    octaves = []
-    for _ in range(max(BANDS, side.bit_length() - LAYOUT.bit_length() + 1)):
-        coarser = downscale(image)
-        strength = downscale((image - upscale(coarser)).abs(), image.shape[-1] // CELLS)
-        octaves.append((strength.flatten(1).double() + FAINT).log())  # (n, 16)
-        image = coarser
-    bands = [band.mean(dim=0) for band in torch.stack(octaves).tensor_split(BANDS)]
-    return torch.cat([layout, *bands], dim=1)
-
-
-# -- distances between two sets of features
-
-
-def frechet_distance(a, b) -> float:
-    """Squared Fréchet distance of the normal distributions fitted to features [N, D] and [M, D] (Heusel 2017, eq. 6).
-
-    ‖mean_a - mean_b‖² + tr(C_a + C_b - 2 (C_a C_b)^½), at least 0. Even two samples of one distribution are not at 0, the
-    less so the smaller they are: compare only samples of the same size, and with `Reference.floor`.
-    BadInput for fewer than two rows, different D, and values that are not finite.
-    """
-    a, b = _pair(a, b)
-    cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
-    values, vectors = np.linalg.eigh(cov_a)
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T  # C_a^½
-    # C_a C_b has the eigenvalues of C_a^½ C_b C_a^½, which is symmetric: no complex numbers.
-    overlap = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(0)).sum()
-    apart = np.square(a.mean(axis=0) - b.mean(axis=0)).sum()
-    return float(max(apart + np.trace(cov_a) + np.trace(cov_b) - 2 * overlap, 0.0))
-
-
-def kernel_distance(a, b) -> float:
-    """Squared maximum mean discrepancy of [N, D] and [M, D] with the kernel (x·y / D + 1)³ (Bińkowski 2018, "KID").
-
-    Without bias at any sample size: 0 on average for two samples of one distribution, so a single value may be negative.
-    BadInput as for `frechet_distance`.
-    """
-    a, b = _pair(a, b)
-    n, m = len(a), len(b)
-    within = _kernel_sum(a, a, skip_self=True) / (n * (n - 1)) + _kernel_sum(b, b, skip_self=True) / (m * (m - 1))
-    return float(within - 2 * _kernel_sum(a, b) / (n * m))
-
-
-def _kernel_sum(x: np.ndarray, y: np.ndarray, skip_self: bool = False, chunk: int = 1024) -> float:
-    def kernel(products):
-        return (products / x.shape[1] + 1) ** 3
-
-    total = sum(kernel(x[i : i + chunk] @ y.T).sum() for i in range(0, len(x), chunk))
-    return total - kernel(np.square(x).sum(axis=1)).sum() if skip_self else total
-
-
-def _pair(a, b) -> tuple[np.ndarray, np.ndarray]:
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise BadInput(f"Two tables of the same features are needed, not {list(a.shape)} and {list(b.shape)}.")
-    if min(len(a), len(b)) < 2:
-        raise BadInput(f"A distance needs at least two images on each side, not {len(a)} and {len(b)}.")
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise BadInput("Some features are not finite.")
-    return a, b
-
-
-class Reference:
-    """What generated slices are measured against: the training slices' features, fixed before training.
-
-    Each feature is centred and divided by its standard deviation in train (at least 0.05), so that all count alike. The Fréchet
-    distance is too high by an amount, and recall too low, that depend on sample size. So all are measured between samples of
-    one size, `size`, and their yardsticks too; each is the mean over 8 random splits of train, in two ways:
-
-    - by slice: two disjoint sets of slices of the same patients. `frechet`: generated ones from either set; `floor`: one set from
-      the other. Other slices of the same patients score at the floor, copies a little below.
-    - by patient: two sets of slices of different patients. `between_patients`: one from the other; `recall` and `precision` of the
-      generated ones with either, `recall_between_patients`: of one with the other. A generator that knows the anatomy of people,
-      and not only of these patients, lies between floor and `between_patients`.
-
-    `frechet_test` is the distance from the test patients, `floor_test` that of as many training slices from them.
-
-    Args:
-        train: features [N, 128] of the training slices.
-        patients: N labels, or None where unknown; then slices are halved where patients would be, and `between_patients` is NaN.
-            So it is where a split leaves less than a quarter of the slices on one side.
-        count: generated slices in a sample.
-        seed: of the splits, and of the generated slices that take part where there are more than `size`.
-        test: features [M, 128] of slices of other patients, or None; then distances to them are NaN.
-
-    Attributes: `mean`, `scale` [128], `standardised` [N, 128]; `size` = count, or fewer where half of train, or of its patients,
-    has no more. BadInput for fewer than four slices (two halves of two).
-    """
-
-    def __init__(self, train, patients=None, count: int = 500, seed: int = 0, test=None):
-        train = np.asarray(train, np.float64)
-        if len(train) < LEAST_SLICES:
-            raise BadInput(f"A reference needs at least four training slices, not {len(train)}.")
-        self.mean = train.mean(axis=0)
-        self.scale = train.std(axis=0).clip(LEAST_SCALE)
-        self.standardised = self.standardise(train)
-        self.seed = seed
-        rng = np.random.default_rng(seed)
-        n = len(train)
-        by_slice = [_two_sides(np.arange(n), rng) for _ in range(SPLITS)]
-        by_patient = by_slice
-        if patients is not None:
-            by_patient = [_two_sides(np.asarray(patients), rng) for _ in range(SPLITS)]
-        self.knows_patients = patients is not None and _smallest(by_patient) >= max(2, n // 4)
-        by_patient = by_patient if self.knows_patients else by_slice
-        self.size = min(count, _smallest(by_slice), _smallest(by_patient))
-        self.by_slice, self.by_patient = (
-            [tuple(self.standardised[side[: self.size]] for side in sides) for sides in splits]
-            for splits in (by_slice, by_patient)
-        )
-        self.by_test = []
-        if test is not None:
-            test = self.standardise(test)
-            size = min(count, n, len(test))
-            self.by_test = [
-                (self.standardised[rng.permutation(n)[:size]], test[rng.permutation(len(test))[:size]])
-                for _ in range(SPLITS)
-            ]
-
-    def standardise(self, x) -> np.ndarray:
-        """Features [N, 128] -> the same in units of train's standard deviations."""
-        return (np.asarray(x, np.float64) - self.mean) / self.scale
-
-    def frechet(self, x) -> float:
-        """Mean `frechet_distance` of `size` of the features x [N, 128] from each set of `size` training slices."""
-        return self._mean(frechet_distance, x, [side for sides in self.by_slice for side in sides])
-
-    def floor(self) -> float:
-        """The same of training slices from other training slices, of the same patients."""
-        return float(np.mean([frechet_distance(*sides) for sides in self.by_slice]))
-
-    def between_patients(self) -> float:
-        """The same of training slices from those of different patients; NaN where patients are unknown."""
-        if not self.knows_patients:
-            return float("nan")
-        return float(np.mean([frechet_distance(*sides) for sides in self.by_patient]))
-
-    def frechet_test(self, x) -> float:
-        """Mean `frechet_distance` of x from as many test slices; NaN without test."""
-        return self._mean(frechet_distance, x, [test for _, test in self.by_test])
-
-    def floor_test(self) -> float:
-        """The same of training slices from as many test slices; NaN without test."""
-        return float(np.mean([frechet_distance(*sides) for sides in self.by_test])) if self.by_test else float("nan")
-
-    def recall(self, x) -> float:
-        """Share of training slices within the manifold of `size` of the features x [N, 128]; see `variety.covered`."""
-        return self._mean(
-            lambda made, real: covered(real, made), x, [side for sides in self.by_patient for side in sides]
-        )
-
-    def precision(self, x) -> float:
-        """Share of x within the manifold of `size` training slices."""
-        return self._mean(covered, x, [side for sides in self.by_patient for side in sides])
-
-    def recall_between_patients(self) -> float:
-        """The yardstick of `recall` and `precision`: the share of slices within the manifold of slices of other patients."""
-        return float(np.mean([(covered(a, b) + covered(b, a)) / 2 for a, b in self.by_patient]))
-
-    def kernel(self, x) -> float:
-        """`kernel_distance` of features [N, 128] from all of train; it has no bias that sizes could change."""
-        return kernel_distance(self.standardise(x), self.standardised)
-
-    def _mean(self, measure, x, sides: list[np.ndarray]) -> float:
-        """Mean of measure(x, side), each time with as many rows of x as the side has, drawn anew."""
-        if not sides:
-            return float("nan")
-        x, rng = self.standardise(x), np.random.default_rng(self.seed)
-        if len(x) < len(sides[0]):
-            raise BadInput(f"{len(sides[0])} images are needed, to be compared with as many slices, not {len(x)}.")
-        return float(np.mean([measure(x[rng.permutation(len(x))[: len(side)]], side) for side in sides]))
-
-
-def _two_sides(labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of two disjoint sides, in random order; rows of one label stay together."""
-    first = _half(labels, rng)
-    return rng.permutation(np.flatnonzero(first)), rng.permutation(np.flatnonzero(~first))
-
-
-def _smallest(splits) -> int:
-    return min(len(side) for sides in splits for side in sides)
-
-
-def _half(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A mask of about half the rows; rows of one label stay together."""
-    names, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    chosen, balance = np.zeros(len(names), bool), 0
-    for i in rng.permutation(len(names)):  # each label joins the side that is smaller so far
-        chosen[i] = balance <= 0
-        balance += sizes[i] if chosen[i] else -sizes[i]
-    return chosen[inverse]
-
-
-# -- while training runs
 
 
 class Distances:
@@ -335,6 +105,17 @@ class Distances:
             check_reader(reader, getattr(dataset, "store", None))
         self.inception = Inception(inception) if inception else None
 
+    @classmethod
+    def of_store(cls, dataset: SliceDataset, **others) -> "Distances | None":
+        """Of the slices of a store that are trained on, with its test slices where they are enough; None for too few to train on.
+
+        others: as for `Distances`.
+        """
+        if len(dataset) < LEAST_SLICES:
+            return None
+        test = SliceDataset(dataset.store, split="test") if len(dataset.store.select("test")) >= LEAST_SLICES else None
+        return cls(dataset, test=test, **others)
+
     @cached_property
     def train(self) -> "_Survey":
         """What is measured of the training slices themselves."""
@@ -391,7 +172,7 @@ class Distances:
         _write_row(run.path, row)
         closest = np.argsort(distances, kind="stable")[:PAIRS]
         pairs = [self._draw(trainer, z[closest]), self.dataset.images(positions[closest].tolist())]
-        write_safely(run.path / "neighbours.png", grid_png(torch.cat(pairs), len(closest)), sync=False)
+        write_atomic(run.path / "neighbours.png", grid_png(torch.cat(pairs), len(closest)), sync=False)
         conclusion, sentence = _conclude(read_distances(run.path))
         if sentence and conclusion != self.said:
             tqdm.write(f"{run.path.name}: {sentence}")
@@ -428,7 +209,7 @@ def _write_row(folder: Path, row: dict) -> None:
         before = read_distances(folder)
         rows = before[before.kimg < row["kimg"]].to_dict("records") + rows
     table = pd.DataFrame(rows, columns=COLUMNS)
-    write_safely(folder / "distances.csv", table.to_csv(index=False).encode())
+    write_atomic(folder / "distances.csv", table.to_csv(index=False).encode())
 
 
 # -- the verdict
@@ -504,7 +285,7 @@ def _survey(batches: Iterable[Tensor], inception=None, reader=None) -> _Survey:
     found, small, pooled, livers, tables, total, squares = [], [], [], [], [], 0.0, 0.0
     for images in batches:
         image = grey(images)
-        found.append(_features(image))
+        found.append(features_of_grey(image))
         small.append(thumbnails(image))
         if inception is not None:
             pooled.append(inception(images))

@@ -60,6 +60,12 @@ def pairwise_dice(masks, labels=None, pairs: int = PAIRS, seed: int = 0) -> floa
     return float(total / pairs)
 
 
+@torch.no_grad()
+def spread(images) -> float:
+    """How different images [n, C, R, R] are: standard deviation of each pixel, averaged over the pixels."""
+    return float(torch.as_tensor(images).std(dim=0).mean())
+
+
 def survey_samples(generator, reader, n: int = 5000, seed: int = 0, batch: int = 64) -> pd.DataFrame:
     """The reader's table (tumor 0/1, tumor_px, liver_px, …) of n images that the generator draws without truncation.
 

@@ -2,18 +2,23 @@
 
 from stylemed.latent.codes import Codes, encode_store
 from stylemed.latent.direction import Direction, find_direction, random_direction, traverse, walk
-from stylemed.latent.effects import mixing_effect, region_change
+from stylemed.latent.effects import change_of_level, footprint_width, mixing_effect, noise_footprints, region_change
+from stylemed.latent.geometry import components_for
 from stylemed.latent.mixing import blend, mix, mixing_grid
 
 __all__ = [
     "Codes",
     "Direction",
     "blend",
+    "change_of_level",
+    "components_for",
     "encode_store",
     "find_direction",
+    "footprint_width",
     "mix",
     "mixing_effect",
     "mixing_grid",
+    "noise_footprints",
     "random_direction",
     "region_change",
     "traverse",

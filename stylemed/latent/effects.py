@@ -1,9 +1,12 @@
-"""What an edit of the code does to the image: where, at which spatial frequency, and whose image it becomes."""
+"""What an edit of the code or of the noise does to the image: where, at which spatial frequency, and whose image it becomes."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import torch
+
+from stylemed.latent.mixing import mix
 
 # Cycles per image: the finest detail that an 8² grid (end of coarse) and a 32² grid (end of middle) can hold.
 BANDS = {"up to 4": (0.0, 4.0), "4 to 16": (4.0, 16.0), "above 16": (16.0, np.inf)}
@@ -27,14 +30,14 @@ def mixing_effect(a_images, b_images, grids: dict, inside, window) -> pd.DataFra
     """How the mixed images differ from A, one row per level and a row "all" for B itself.
 
     a_images [na, 1, R, R] and b_images [nb, 1, R, R]: the unedited reconstructions, [-1, 1];
-    grids: {level: [na, nb, 1, R, R]}; inside: bool [na, R, R], such as A's liver; window: with lo and hi in HU.
+    grids: {level: [na, nb, 1, R, R]}; inside: bool [na, R, R], such as A's liver; window: the Window of the images.
     Columns: `change`, `change inside`, `change outside`: mean abs(mixed - A) in HU. For each band of BANDS (cycles per
     image): `share BAND`, its part of the squared change (the shares add up to 1), and `to B BAND`, how far the
     mixed image went from A to B there: 0 = A, 1 = B (least squares).
     """
     a = _seen(a_images)[:, None]  # [na, 1, 1, R, R]
     b = _seen(b_images)[None]  # [1, nb, 1, R, R]
-    hu = (window.hi - window.lo) / 2
+    hu = window.per_unit
     whole = band_split(b - a)
     rows = {}
     for level, grid in {**grids, "all": np.broadcast_to(b, (len(a), *b.shape[1:]))}.items():
@@ -61,12 +64,12 @@ def region_change(images, steps, labels, window) -> pd.DataFrame:
     """Change against step 0 along a walk, by region: one row per step and region that occurs.
 
     images [B, S, 1, R, R] in [-1, 1]; steps [S], one of them 0; labels [B, R, R] of the true slice (0 background,
-    1 liver, 2 tumor); window: with lo and hi in HU. Columns: step, region (tumor, liver without tumor, elsewhere),
+    1 liver, 2 tumor); window: the Window of the images. Columns: step, region (tumor, liver without tumor, elsewhere),
     `mean` = mean change in HU with its sign, `size` = mean abs(change) in HU, `slices` = how many slices hold the region.
     Every slice counts alike, however large its region.
     """
     images, steps = _seen(images)[:, :, 0], np.asarray(steps, dtype=float)
-    hu = (window.hi - window.lo) / 2
+    hu = window.per_unit
     unedited = int(np.flatnonzero(steps == 0)[0])
     change = (images - images[:, unedited, None]) * hu  # [B, S, R, R]
     labels = np.asarray(labels)
@@ -82,6 +85,40 @@ def region_change(images, steps, labels, window) -> pd.DataFrame:
             row = {"step": step, "region": region, "mean": signed[:, k].mean(), "size": size[:, k].mean()}
             rows.append(row | {"slices": len(present)})
     return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def noise_footprints(generator, w_plus, size: float = 3.0) -> dict[int, np.ndarray]:
+    """Where the image changes when one value of one noise map changes: {resolution: change [R, R]}.
+
+    The value in the middle of the first map at each resolution is raised by `size`; w_plus [1, L, latent].
+    """
+    before = generator.synthesis(w_plus)
+    changes = {}
+    for i, side in enumerate(generator.resolutions):
+        maps = [m.clone() for m in generator.noise_maps()]
+        maps[2 * i][..., side // 2, side // 2] += size
+        changes[side] = (generator.synthesis(w_plus, maps) - before).abs().mean(dim=(0, 1)).numpy()
+    return changes
+
+
+def footprint_width(change: np.ndarray, share: float = 0.9) -> float:
+    """Side of a square of as many pixels as hold `share` of the squared change [R, R], largest first."""
+    energy = np.sort(np.square(change, dtype=np.float64), axis=None)[::-1].cumsum()
+    if energy[-1] == 0:
+        return 0.0
+    return float(np.sqrt(np.searchsorted(energy, share * energy[-1]) + 1))
+
+
+@torch.no_grad()
+def change_of_level(generator, a, b, level) -> tuple[np.ndarray, float]:
+    """Root mean square change of each pixel, and of the mean grey, when a level's styles of A become B's.
+
+    a, b [n, L, latent] -> ([R, R], number), both in image units ([-1, 1] is black to white).
+    """
+    change = generator.synthesis(mix(a, b, level)) - generator.synthesis(a)
+    grey = change.mean(dim=(1, 2, 3)).square().mean().sqrt()
+    return change.square().mean(dim=(0, 1)).sqrt().numpy(), float(grey)
 
 
 def _seen(images) -> np.ndarray:

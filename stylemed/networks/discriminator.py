@@ -97,10 +97,3 @@ class Discriminator(nn.Module):
             x = block(x)
             found.append(x)
         return found
-
-    @classmethod
-    def from_original(cls, variables) -> "Discriminator":
-        """Build from the variables of the original implementation: see `stylemed.networks.port.discriminator_from_original`."""
-        from stylemed.networks.port import discriminator_from_original
-
-        return discriminator_from_original(variables)

@@ -14,26 +14,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stylemed.errors import BadInput
+from stylemed.files import digest_of_weights
 from stylemed.networks import Discriminator, Encoder
 from stylemed.networks.encoder import TRUNKS
 from stylemed.provenance import Provenance, belong_together
 from stylemed.training.distributed import own_device, refuse_team
 from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, random_stream
 from stylemed.training.reconstruction import ReconstructionLoss
-from stylemed.training.run import Run, digest_of_weights, export, load_generator, load_network, settings_of
-from stylemed.training.schedule import config_from_preset, ema_beta
+from stylemed.training.run import Run, export, load_generator, load_network, settings_of
+from stylemed.training.schedule import Intervals, all_every, config_from_preset, ema_beta
 
 GRID = 16  # pairs in a sample grid
-BRIGHTNESS, CONTRAST, GRAIN = (
-    0.06,
-    0.1,
-    0.12,
-)  # of changed images, at most; 10 HU, a tenth and 20 HU in a window of 350 HU
+# Of changed images, at most; in a window of 350 HU: 10 HU, a tenth, 20 HU.
+BRIGHTNESS, CONTRAST, GRAIN = 0.06, 0.1, 0.12
 WITHIN = 0.99  # of the generator's own latents that a measured radius leaves as they are
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(Intervals):
     """One training of the encoder. The defaults follow the paper (latents only), but for `radius`, which preset `paper` turns off.
 
     radius: farthest an answer may lie from the mean w: root mean square over all components, in standard deviations; 0 for no
@@ -54,12 +52,8 @@ class EncoderConfig:
     beta2: float = 0.999
     # what it sees
     style_mixing: float = 0.5  # w+ only: share of images made from two latents, so that layers can differ
-    least_psi: float = (
-        1.0  # every latent is truncated by a psi drawn from here to 1: slices tend to lie nearer to the mean
-    )
-    changes: float = (
-        0.0  # share of images with another brightness, contrast, sharpness or noise than the generator knows
-    )
+    least_psi: float = 1.0  # every latent is truncated by a psi drawn from here to 1; slices lie nearer to the mean
+    changes: float = 0.0  # share of images with a brightness, contrast, sharpness or noise that is not the generator's
     real_share: float = 0.0  # of a batch: slices of the data set, whose latents are not known; image losses only
     # what it is asked for
     latent_weight: float = 1.0  # mean squared latent error, in units of each component's variance
@@ -69,10 +63,9 @@ class EncoderConfig:
     offset_weight: float = 0.0  # w+ only: mean square of what the layers add to w (e4e), where one w made the image
     ema_kimg: float = 2.0  # half-life of the averaged encoder …
     ema_rampup: float | None = 0.1  # … but at most this share of the images shown so far
-    tick_kimg: float = 10.0
-    snapshot_ticks: int = 5
 
     def __post_init__(self):
+        super().__post_init__()
         if self.space not in ("w", "w+"):
             raise BadInput(f"space must be w or w+, not {self.space}.")
         if self.trunk not in TRUNKS:
@@ -101,10 +94,10 @@ _SMALL = {
     "image_weight": 5.0,
     "ema_kimg": 1.0,
     "tick_kimg": 0.32,
-    "snapshot_ticks": 10,
+    **all_every(3.2),
 }
 ENCODER_PRESETS: dict[str, dict] = {
-    "paper": {"radius": 0.0},
+    "paper": {"radius": 0.0, **all_every(50.0)},
     "smoke": {
         "shortcut": 8,
         "shortcut_images": 200,
@@ -112,21 +105,23 @@ ENCODER_PRESETS: dict[str, dict] = {
         "image_weight": 1.0,
         "ema_kimg": 0.1,
         "tick_kimg": 0.032,
-        "snapshot_ticks": 100,
+        **all_every(3.2),
     },
     "phantom-64": dict(_SMALL),
     "ct-64": dict(_SMALL),
-    "ct-128": {"image_weight": 5.0, "tick_kimg": 2.56, "snapshot_ticks": 5},
+    "ct-128": {"image_weight": 5.0, "tick_kimg": 2.56, **all_every(12.8)},
 }
 
 
-def encoder_config(name: str, **changes) -> EncoderConfig:
-    """The named preset with single fields replaced; BadInput for an unknown name or field, or a value of another type."""
-    return config_from_preset(EncoderConfig, ENCODER_PRESETS, name, changes)
+def encoder_config(preset: str | EncoderConfig, **changes) -> EncoderConfig:
+    """The named preset with single fields replaced: `config_from_preset`."""
+    return config_from_preset(EncoderConfig, ENCODER_PRESETS, preset, changes)
 
 
 class EncoderTrainer:
     """Encoder, its optimizer, the frozen generator, and one step of training."""
+
+    saved = ("nimg", "guard", "encoder", "averaged", "optimizer")
 
     def __init__(
         self,
@@ -306,20 +301,8 @@ class EncoderTrainer:
         real = self.dataset.images(positions).to(self.device)
         return real, torch.cat([self.generator.synthesis(self.averaged(part)) for part in real.split(16)])
 
-    def state_dict(self) -> dict:
-        return {
-            "encoder": self.encoder.state_dict(),
-            "averaged": self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "counters": [self.nimg, self.guard.skipped],
-        }
-
-    def load_state_dict(self, state: dict) -> None:
-        self.nimg, self.guard.skipped = state["counters"]
-        for name in ("encoder", "averaged", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-
-    def snapshot(self, run: Run) -> None:
+    def grid(self, run: Run) -> None:
+        """Write images and, below each row, what encoder and generator make of them."""
         if self.dataset is not None:
             real, again = self.reconstructions(GRID)
         else:
@@ -328,6 +311,9 @@ class EncoderTrainer:
                 again = self.generator.synthesis(self.averaged(real))
         rows = [part for pair in zip(real.split(8), again.split(8), strict=True) for part in pair]
         run.save_grid(torch.cat(rows), self.nimg)
+
+    def export(self, run: Run) -> None:
+        """Write the averaged encoder."""
         export(run.path / "encoder.safetensors", self.averaged, {**self.metadata, "seed": self.seed, "nimg": self.nimg})
 
 
@@ -361,9 +347,7 @@ def train_encoder(
     folder of another configuration (also: of other weights of the generator) or in use.
     """
     refuse_team("The encoder")
-    if isinstance(preset, EncoderConfig) and changes:
-        raise BadInput(f"Give {', '.join(changes)} in the configuration itself.")
-    config = preset if isinstance(preset, EncoderConfig) else encoder_config(preset, **changes)
+    config = encoder_config(preset, **changes)
     network, made = load_generator(generator)
     if dataset is not None and (dataset.resolution, dataset.channels) != (network.resolution, network.channels):
         raise BadInput(
@@ -405,8 +389,6 @@ def train_encoder(
         Run(run),
         asked,
         kimg=kimg,
-        tick_kimg=config.tick_kimg,
-        snapshot_ticks=config.snapshot_ticks,
         max_minutes=max_minutes,
         progress=progress,
         on_snapshot=on_snapshot,

@@ -1,4 +1,4 @@
-"""Execution, comparison and acceptance, on a book of one tiny chapter."""
+"""Execution on a book of one tiny chapter, what a chapter calls, and what make runs."""
 
 import json
 import os
@@ -13,66 +13,9 @@ import pytest
 from stylemed import chapters
 from stylemed.book.execution import ChapterFailed, read_profile, run_chapter, with_values
 from stylemed.book.publishing import html
-from stylemed.book.regression import accept, check, compare, read_metrics, tolerance
 from stylemed.errors import BadInput
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def git(root, *arguments):
-    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
-    subprocess.run(["git", *identity, *arguments], cwd=root, check=True, capture_output=True)
-
-
-def test_check_repeats_and_names_the_place(tiny_book, capsys):
-    with pytest.raises(BadInput, match="no baseline for the profile 'smoke'"):
-        check("smoke", tiny_book)
-    (tiny_book / ".gitignore").write_text("_build/\n")
-    git(tiny_book, "init", "-q")
-    with pytest.raises(BadInput, match="git"):
-        accept("smoke", root=tiny_book)
-    git(tiny_book, "add", "-A")
-    git(tiny_book, "commit", "-q", "-m", "first")
-    file = accept("smoke", root=tiny_book)
-    content = json.loads(file.read_text())
-    assert content["chapters"]["01_one"]["answer"] == pytest.approx({"value": 3.0, "tolerance": 0.4})
-    assert content["chapters"]["01_one"]["fixed"]["tolerance"] < 1e-4
-    assert content["made"]["cpu"] and content["made"]["threads"] == 1 and content["made"]["versions"]["python"]
-    assert "(new) -> 3 ± 0.4" in capsys.readouterr().out
-    with pytest.raises(BadInput, match="not clean"):
-        accept("smoke", root=tiny_book)
-
-    assert check("smoke", tiny_book) == []
-    first = read_metrics(tiny_book / "_build" / "smoke-check")
-    assert check("smoke", tiny_book) == []
-    assert read_metrics(tiny_book / "_build" / "smoke-check") == first
-
-    content["chapters"]["01_one"]["fixed"]["value"] = 8
-    file.write_text(json.dumps(content))
-    capsys.readouterr()
-    (difference,) = check("smoke", tiny_book)
-    assert (difference.chapter, difference.metric, difference.old, difference.new) == ("01_one", "fixed", 8, 7)
-    assert "01_one: fixed: 8 -> 7" in capsys.readouterr().out
-
-
-def test_gone_new_and_missing_numbers_are_differences():
-    baseline = {"chapters": {"01": {"a": {"value": 1.0, "tolerance": 0.1}, "b": {"value": None, "tolerance": 0.0}}}}
-    assert compare({"01": {"a": 1.05, "b": None}}, baseline) == []
-    why = {(d.metric, d.why) for d in compare({"01": {"b": 2.0, "c": 1.0}}, baseline)}
-    assert why == {("a", "is gone"), ("b", "left its tolerance"), ("c", "is new")}
-    assert len(compare({}, baseline)) == 2
-    assert len(compare({"01": {"a": None, "b": None}}, baseline)) == 1
-
-
-def test_tolerance_comes_from_the_spread():
-    assert tolerance([1.0, 1.5, 0.9]) == pytest.approx(1.2)
-    assert tolerance([100.0, 100.0, 100.0]) == pytest.approx(1e-4)
-    assert tolerance([None, None, None]) == 0.0
-
-
-def test_two_seeds_are_too_few(tiny_book):
-    with pytest.raises(BadInput, match="at least 3"):
-        accept("smoke", seeds=2, root=tiny_book)
 
 
 def test_unknown_parameter_is_named_with_its_chapter(tiny_book):
@@ -134,8 +77,9 @@ def test_inputs_refuse_nonsense(tmp_path, monkeypatch):
 def test_inputs_that_were_made_from_others_are_refused(phantom, tmp_path, monkeypatch):
     """Chapter 1 with another seed, then chapter 5: the old generator has seen patients that are `test` now."""
     from stylemed.data import SliceStore, prepare
+    from stylemed.files import digest_of_weights
     from stylemed.networks import Encoder, Generator
-    from stylemed.training.run import digest_of_weights, export
+    from stylemed.training.run import export
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(chapters, "_current", None)

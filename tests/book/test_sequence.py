@@ -9,7 +9,7 @@ import pytest
 
 from stylemed.book.execution import chapter_names, read_profile, run_chapter
 from stylemed.book.publishing import html
-from stylemed.book.regression import read_metrics
+from stylemed.book.regression import compare_build, read_baseline, read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = chapter_names(ROOT)
@@ -28,6 +28,12 @@ def test_chapter_ran(sequence, name):
     assert metrics, f"{name} records no number for the regression run"
     run = json.loads((sequence / "runs" / f"{name}.json").read_text())
     assert run["minutes"] >= 0 and run["peak_memory_mb"] > 50 and run["threads"] == 1
+
+
+def test_numbers_agree_with_the_baseline(sequence):
+    differences, how = compare_build(sequence, read_baseline("smoke", ROOT))
+    advice = "where the change is meant: make accept PROFILE=smoke"
+    assert not differences, "\n".join([f"compared {how}", *map(str, differences), advice])
 
 
 def test_later_chapters_go_on_with_what_was_made(sequence):

@@ -1,7 +1,9 @@
 """What every chapter's source has to look like."""
 
+import dataclasses
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ import yaml
 from stylemed.book.execution import chapter_names, chapter_parameters, read_profile
 from stylemed.book.rehearsal import rehearsed
 from stylemed.chapters import MAKES, RESOLUTIONS, USES, colab_setup, repository
-from stylemed.training import encoder_config, gan_config
+from stylemed.data.preparing import split_patients
+from stylemed.training import GanConfig, encoder_config, gan_config
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = chapter_names(ROOT)
@@ -24,6 +27,10 @@ def cells(name, kind=None):
 
 def tags(cell):
     return cell["metadata"].get("tags", [])
+
+
+def text_of(name):
+    return "\n".join(cell["source"] for cell in cells(name, "markdown"))
 
 
 def defaults(name):
@@ -160,6 +167,33 @@ def test_cpu_profile_is_what_the_chapters_say():
     for name in NAMES:
         said = {key: value for key, value in defaults(name).items() if key not in ("profile", "seed")}
         assert settings.chapters.get(name, {}) == said, name
+
+
+def test_scans_of_gpu_are_split_alike_under_both_names_and_chapter_7_says_so():
+    """LiTS calls a scan volume-N and the Decathlon liver_N, and a split follows from the name; 28 to 48 hold 3D-IRCADb."""
+    settings = read_profile("gpu", ROOT)
+    scans = [int(number) for number in settings.chapters["01_volumes_to_slices"]["scans"].split(",")]
+    free = set(settings.rehearsal["data"]["without_tumor"])
+    assert len(set(scans)) == len(scans) and not set(scans) & set(range(27, 49)) and max(scans) <= 130
+    for name in ("volume-", "liver_"):
+        drawn = split_patients({f"{name}{number}": None for number in scans}, seed=0)
+        assert Counter(drawn.values()) == {"train": 11, "judge": 3, "test": 3}
+        assert {drawn[f"{name}{number}"] for number in free} == {"train", "judge", "test"}
+    said = re.findall(r"(\d+) scans of LiTS, (\d+) of them in `train`", text_of("07_paper_scale"))
+    assert said == [(str(len(scans)), "11")]
+
+
+def test_every_field_that_chapter_3_explains_is_in_its_table():
+    table = next(
+        cell["source"] for cell in cells("03_training_the_generator", "code") if "gan_config(preset" in cell["source"]
+    )
+    rows = {word for word in re.findall(r'"(\w+)"', table)}
+    explained = next(
+        cell for cell in cells("03_training_the_generator", "markdown") if "What the rows mean" in cell["source"]
+    )
+    fields = {field.name for field in dataclasses.fields(GanConfig)}
+    named = set(re.findall(r"`(\w+)`", explained["source"])) & fields
+    assert named == rows & fields - {"style_mixing"}, "style_mixing is the row that is the same in both"
 
 
 # ---- one source -----------------------------------------------------------------------------------------

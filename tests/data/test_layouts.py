@@ -50,6 +50,7 @@ def test_every_layout_gives_the_same_slices(phantom, tmp_path, capsys):
     for store in stores.values():
         assert np.array_equal(store.hu, stores["LiTS"].hu) and np.array_equal(store.labels, stores["LiTS"].labels)
     assert [c.name for c in find_cases(decathlon)] == ["liver_1", "liver_2", "liver_3"]
+    assert [c.name for c in find_cases(decathlon, include="1,3")] == ["liver_1", "liver_3"]
     assert set(stores["table"].slices["patient"]) == {"p1", "p2", "p3"}
 
 

@@ -3,7 +3,6 @@
 import io
 import json
 import re
-from types import SimpleNamespace
 
 import ipywidgets
 import numpy as np
@@ -13,13 +12,14 @@ import torch
 from ipywidgets.embed import dependency_state, embed_minimal_html
 from PIL import Image
 
+from stylemed.data import Window
 from stylemed.display import figures, widgets
 from stylemed.latent import Direction, mix
 from stylemed.networks import Generator
 
 torch.set_num_threads(1)
 
-WINDOW = SimpleNamespace(lo=-100.0, hi=250.0)
+WINDOW = Window(-100.0, 250.0)
 rng = np.random.default_rng(0)
 
 
@@ -104,6 +104,16 @@ def test_rows_mixing_and_traversal_are_labelled():
     low, high = changes[0].get_clim()
     assert low == -high and high >= max(abs(c.get_array()).max() for c in changes)
     no_text_overlaps(figures.traversal_figure(images, steps))
+
+
+def test_the_difference_of_a_reconstruction_is_in_hu():
+    real, again = slices(3), slices(3)
+    figure = figures.reconstruction_figure(real, again, WINDOW, limit=80.0)
+    check_slices(figure, 6)
+    drawn = [ax.images[0] for ax in figure.axes if ax.images and ax.images[0].get_cmap().name == "change"]
+    differences = [image for image in drawn if image.get_array().shape == (16, 16)]
+    np.testing.assert_allclose(differences[1].get_array(), (again[1, 0] - real[1, 0]) * 175)
+    assert [image.get_clim() for image in differences] == [(-80.0, 80.0)] * 3
 
 
 def test_charts_have_named_axes():

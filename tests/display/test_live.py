@@ -14,7 +14,8 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from stylemed.display import figures
-from stylemed.display.live import LiveTraining, sample_grid
+from stylemed.display.live import LiveTraining
+from stylemed.display.pixels import sample_grid, sample_history
 from stylemed.training.run import Run
 
 torch.set_num_threads(1)
@@ -90,6 +91,17 @@ def test_samples_are_whole_pixels(run, tmp_path):
     large = Image.fromarray(np.tile(np.arange(512, dtype=np.uint8), (2048, 8)))
     large.save(tmp_path / "large.png")
     assert Image.open(io.BytesIO(sample_grid(tmp_path / "large.png", 512))).size == (1024, 512)
+
+
+def test_the_history_is_the_same_images_at_every_time(run):
+    for rows in (4, 7, 10):
+        run.snapshot(rows)
+    history = sample_history(run, rows=3, columns=5)
+    assert list(history) == ["0.1 kimg", "0.7 kimg", "1.0 kimg"]  # the first, the last, and one about the middle
+    ramp = np.linspace(-1, 1, 16 * 16).reshape(16, 16)
+    for scale, images in zip((0.1, 0.7, 1.0), history.values(), strict=True):
+        assert images.shape == (5, 1, 16, 16)
+        np.testing.assert_allclose(images, np.broadcast_to(ramp * scale, images.shape), atol=1 / 255)
 
 
 @pytest.mark.parametrize("columns", [1, 2])

@@ -21,8 +21,9 @@ from stylemed.evaluation import (
     read_distances,
     verdict,
 )
-from stylemed.evaluation.fidelity import COLUMNS, FIRST_COLUMNS, _half
+from stylemed.evaluation.fidelity import COLUMNS, FIRST_COLUMNS
 from stylemed.evaluation.inception import Inception
+from stylemed.evaluation.reference import _half
 from stylemed.provenance import Provenance
 from stylemed.training import train_gan
 from stylemed.training.run import Run

@@ -1,7 +1,6 @@
 """Codes, mixing, direction and effects, on small random networks and on codes with a planted truth."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from stylemed.data import SliceStore
+from stylemed.data import SliceStore, Window
 from stylemed.errors import BadInput
 from stylemed.latent import (
     Codes,
@@ -33,7 +32,7 @@ from stylemed.provenance import Provenance
 
 torch.set_num_threads(1)
 
-WINDOW = SimpleNamespace(lo=-100.0, hi=250.0)
+WINDOW = Window(-100.0, 250.0)
 
 
 @pytest.fixture(scope="module")
@@ -89,14 +88,14 @@ def test_codes_survive_a_file_and_bad_files_are_named(tmp_path):
     old = tmp_path / "old.safetensors"
     save_file({"w_plus": codes.w_plus}, old, {"kind": "stylemed codes", "format": "0"})
     for bad, word in [
-        (tmp_path / "none", "no codes"),
+        (tmp_path / "none", "no such file; make the codes first"),
         (cut, "damaged"),
-        (other, "not hold"),
+        (other, "holds no stylemed codes"),
         (old, "format 0"),
     ]:
         with pytest.raises(BadInput, match=word):
             Codes.load(bad)
-    with pytest.raises(BadInput, match="does not hold stylemed direction"):
+    with pytest.raises(BadInput, match="holds no stylemed direction"):
         Direction.load(path)
 
 

@@ -1,0 +1,77 @@
+"""Slices as PNG, in whole pixels: -1 is black and 1 white, whatever they hold, and nothing is smoothed.
+
+A training's sample grids are cut into their images here too; `training.run.grid_png` writes them.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+
+def png(image, size: int = 256, sides: bool = True) -> bytes:
+    """A slice [R, R] or [1, R, R] in [-1, 1] as a grey PNG, enlarged by the whole factor that comes nearest to `size`.
+
+    -1 is black and 1 white, whatever the slice holds. sides: R and L of the patient in the lower corners.
+    """
+    image = np.asarray(image.detach().cpu() if hasattr(image, "detach") else image, dtype=float)
+    image = image.reshape(image.shape[-2:])
+    factor = max(1, round(size / image.shape[-1]))
+    picture = _enlarged(np.round((image.clip(-1, 1) + 1) * 127.5).astype(np.uint8), factor)
+    if sides:
+        draw, (width, height) = ImageDraw.Draw(picture), picture.size
+        style = {"fill": 190, "font_size": max(10, width // 16), "stroke_width": 1, "stroke_fill": 0}
+        draw.text((4, height - 3), "R", anchor="ld", **style)
+        draw.text((width - 4, height - 3), "L", anchor="rd", **style)
+    return _file(picture)
+
+
+def sample_grid(file: Path, side: int, width: int = 1024) -> bytes:
+    """A run's sample grid as PNG: as many whole images of `side` pixels as fit into width × width / 2 pixels,
+    enlarged by a whole factor. Pixels keep their values exactly."""
+    pixels = np.asarray(Image.open(file))
+    rows, columns = max(1, width // 2 // side), max(1, width // side)
+    pixels = pixels[: rows * side, : columns * side]
+    return _file(_enlarged(pixels, max(1, width // pixels.shape[1])))
+
+
+def sample_history(run, rows: int = 4, columns: int = 6) -> dict[str, np.ndarray]:
+    """The same latents while the generator learned: {"2.0 kimg": images [columns, 1, R, R] in [-1, 1]}.
+
+    Read from the run's sample grids (8 bit), evenly spread over the training, with the first and the last.
+    """
+    files = run.samples()
+    side = run.config["resolution"]
+    chosen = sorted({round(i) for i in np.linspace(0, len(files) - 1, min(rows, len(files)))})
+    history = {}
+    for file in (files[i] for i in chosen):
+        grid = np.asarray(Image.open(file).convert("L"), dtype=np.float32) / 127.5 - 1
+        across = grid.shape[1] // side
+        cells = grid.reshape(-1, side, across, side).swapaxes(1, 2).reshape(-1, 1, side, side)
+        history[f"{int(file.stem) / 1000:.1f} kimg"] = cells[:columns]
+    return history
+
+
+def stacked(pictures: list[bytes]) -> Image.Image:
+    """PNG files below each other, each in the middle, on white."""
+    parts = [Image.open(io.BytesIO(picture)).convert("RGB") for picture in pictures]
+    page = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
+    top = 0
+    for part in parts:
+        page.paste(part, ((page.width - part.width) // 2, top))
+        top += part.height
+    return page
+
+
+def _enlarged(pixels: np.ndarray, factor: int) -> Image.Image:
+    """uint8 [H, W] or [H, W, 3], each pixel a square of factor × factor."""
+    return Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1))
+
+
+def _file(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="png", optimize=True)
+    return buffer.getvalue()

@@ -89,10 +89,3 @@ class Discriminator(nn.Module):
             if i == last - 1 and fade > 0:
                 x = lerp_clip(x, F.leaky_relu(self.from_image[i](downscale(images)), LEAK), fade)
         return self.tail(x)
-
-    @classmethod
-    def from_original(cls, variables) -> "Discriminator":
-        """Build from the variables of the original implementation: see `stylemed.networks.port.discriminator_from_original`."""
-        from stylemed.networks.port import discriminator_from_original
-
-        return discriminator_from_original(variables)

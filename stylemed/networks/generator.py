@@ -185,10 +185,3 @@ class Generator(nn.Module):
         """z [B, latent] -> images [B, C, R, R]; psi truncates (Karras 2019, appendix B), None does not."""
         w_plus = self.broadcast(self.mapping(z))
         return self.synthesis(w_plus if psi is None else self.truncate(w_plus, psi), noise, lod)
-
-    @classmethod
-    def from_original(cls, variables) -> "Generator":
-        """Build from the variables of the original implementation: see `stylemed.networks.port.generator_from_original`."""
-        from stylemed.networks.port import generator_from_original
-
-        return generator_from_original(variables)

@@ -16,6 +16,26 @@ from stylemed.networks.generator import Generator
 from stylemed.networks.layers import feature_maps
 
 FUSED_FROM = 128  # output side from which the original fuses upscaling and convolution
+GENERATOR, DISCRIMINATOR = ("G_mapping/", "G_synthesis/", "dlatent_avg"), ("D/",)  # how their variables begin
+
+
+def from_original(variables: Mapping) -> Generator | Discriminator:
+    """Our network with the weights of the original one: a Generator or a Discriminator, by what the variables are.
+
+    Args:
+        variables: original names ("G_mapping/Dense0/weight", "G_synthesis/4x4/Const/const", …, or "D/32x32/Conv0/weight", …; a
+            "var/" before them is allowed) to arrays; other names are passed over. Resolution, widths, channels, latent size and
+            depth are read from them. "dlatent_avg" becomes w_avg.
+
+    Raises KeyError for a missing or an unknown variable, ValueError for a wrong shape and for variables of both networks.
+    """
+    names = [key.removeprefix("var/") for key in variables]
+    generator, discriminator = (any(name.startswith(kind) for name in names) for kind in (GENERATOR, DISCRIMINATOR))
+    if generator and discriminator:
+        raise ValueError(
+            "these are variables of a generator and of a discriminator; give those of one of them at a time"
+        )
+    return _discriminator(variables) if discriminator else _generator(variables)
 
 
 class _Variables:
@@ -24,9 +44,9 @@ class _Variables:
     def __init__(self, variables: Mapping, network: str, prefixes: tuple[str, ...]):
         self.network = network
         self.values = {}
-        for key in variables.keys():
+        for key in variables:
             name = key.removeprefix("var/")
-            if any(name.startswith(prefix) for prefix in prefixes):
+            if name.startswith(prefixes):
                 self.values[name] = variables[key]
         self.left = set(self.values) - {prefix + "lod" for prefix in prefixes}
         self.wanted: set[str] = set()
@@ -88,17 +108,8 @@ def _width_rule(widths: dict[int, int]) -> tuple[int, int]:
     return fmap_base, fmap_max
 
 
-def generator_from_original(variables: Mapping) -> Generator:
-    """Our generator with the weights of the original one.
-
-    Args:
-        variables: original names ("G_mapping/Dense0/weight", "G_synthesis/4x4/Const/const", …; a "var/" before them is allowed)
-            to arrays. Others, such as those of the discriminator, are passed over. Resolution, widths, channels, latent size and
-            depth are read from them. "dlatent_avg" becomes w_avg.
-
-    Raises KeyError for a missing or an unknown variable, ValueError for a wrong shape.
-    """
-    v = _Variables(variables, "generator", ("G_mapping/", "G_synthesis/", "dlatent_avg"))
+def _generator(variables: Mapping) -> Generator:
+    v = _Variables(variables, "generator", GENERATOR)
     synthesis = "G_synthesis/"
     resolution = v.resolution(synthesis)
     depth = sum(name.startswith("G_mapping/Dense") and name.endswith("/weight") for name in v.values)
@@ -137,9 +148,8 @@ def generator_from_original(variables: Mapping) -> Generator:
     return network
 
 
-def discriminator_from_original(variables: Mapping) -> Discriminator:
-    """Our discriminator with the weights of the original one ("D/32x32/Conv0/weight", …); otherwise as for the generator."""
-    v = _Variables(variables, "discriminator", ("D/",))
+def _discriminator(variables: Mapping) -> Discriminator:
+    v = _Variables(variables, "discriminator", DISCRIMINATOR)
     resolution = v.resolution("D/")
     lods = resolution.bit_length() - 3
     widths = {4 * 2**i: v.shape(f"D/FromRGB_lod{lods - i}/bias")[0] for i in range(lods + 1)}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from stylemed.networks import Discriminator, Generator
+from stylemed.networks import Discriminator, Generator, from_original
 
 FOLDER = os.environ.get("STYLEMED_REFERENCE")
 FILES = sorted(Path(FOLDER).glob("stylegan1-*.npz")) if FOLDER else []
@@ -19,10 +19,17 @@ def relative_l2(ours: torch.Tensor, theirs: np.ndarray) -> float:
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
+def of(network: str, reference) -> dict[str, np.ndarray]:
+    """The variables of one network in a reference file, which holds those of both."""
+    starts = {"generator": ("var/G_", "var/dlatent_avg"), "discriminator": ("var/D/",)}[network]
+    return {name: reference[name] for name in reference if name.startswith(starts)}
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.name)
 def test_every_output_agrees_with_the_original(file):
     reference = np.load(file)
-    generator, discriminator = Generator.from_original(reference), Discriminator.from_original(reference)
+    generator, discriminator = (from_original(of(network, reference)) for network in ("generator", "discriminator"))
+    assert isinstance(generator, Generator) and isinstance(discriminator, Discriminator)
     tensor = {name: torch.from_numpy(reference[name]) for name in ("z", "W", "x")}
     layers = generator.num_layers
     errors = {
@@ -42,10 +49,15 @@ def test_every_output_agrees_with_the_original(file):
 
 
 @pytest.mark.parametrize("file", FILES[:1], ids=lambda f: f.name)
-def test_a_missing_or_unknown_variable_is_named(file):
-    variables = {name: array for name, array in np.load(file).items() if name.startswith("var/")}
-    gone = {k: v for k, v in variables.items() if k != "var/G_synthesis/8x8/Conv1/bias"}
+def test_what_is_missing_unknown_or_of_both_networks_is_named(file):
+    reference = np.load(file)
+    generator, discriminator = of("generator", reference), of("discriminator", reference)
+    gone = {k: v for k, v in generator.items() if k != "var/G_synthesis/8x8/Conv1/bias"}
     with pytest.raises(KeyError, match="8x8/Conv1/bias"):
-        Generator.from_original(gone)
+        from_original(gone)
     with pytest.raises(KeyError, match="D/8x8/Extra/weight"):
-        Discriminator.from_original(variables | {"D/8x8/Extra/weight": np.zeros(3, np.float32)})
+        from_original(discriminator | {"D/8x8/Extra/weight": np.zeros(3, np.float32)})
+    with pytest.raises(ValueError, match="one of them at a time"):
+        from_original(reference)
+    with pytest.raises(KeyError, match="no layer of the original"):
+        from_original({"conv1.weight": np.zeros(3, np.float32)})

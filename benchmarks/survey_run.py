@@ -17,9 +17,10 @@ from PIL import Image
 from stylemed.data.store import SliceStore, disc_across
 from stylemed.evaluation import corrected_share, read_distances, survey_samples
 from stylemed.evaluation.judge import Judge, Labeller, truth
+from stylemed.files import write_atomic
 from stylemed.latent.mixing import synthesize
 from stylemed.training import load_generator
-from stylemed.training.run import grid_png, write_safely
+from stylemed.training.run import grid_png
 
 SIZES = ((0, 3), (3, 5), (5, 8), (8, np.inf))  # pixels across
 
@@ -40,7 +41,7 @@ def main() -> None:
     print(f"{options.run.name}: {metadata['nimg'] / 1000:.0f} kimg, seed {metadata['seed']}, store {store.digest}")
     last = read_distances(options.run).iloc[-1].dropna()
     print(last.to_frame("last distances").T.round(3).to_markdown(index=False))
-    write_safely(options.out, grid_png(grid(generator, options.seed), 8))
+    write_atomic(options.out, grid_png(grid(generator, options.seed), 8))
     print(f"64 images, untruncated, not selected: {options.out}, {Image.open(options.out).size}")
     if options.judge or options.labeller:
         reader = Judge.load(options.judge) if options.judge else Labeller.load(options.labeller)

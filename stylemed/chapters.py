@@ -15,6 +15,7 @@ from typing import Any
 
 from stylemed import __version__
 from stylemed.errors import BadInput
+from stylemed.files import write_json
 from stylemed.provenance import Provenance, belong_together
 
 # Whose artifacts a chapter uses, by the chapter's number. The Makefile holds the same table; a test compares them.
@@ -262,14 +263,6 @@ def _number(chapter: str, name: str, value: Any) -> float | int | None:
     if not isinstance(value, int | float):
         raise BadInput(f"{chapter}: the metric '{name}' is a {type(value).__name__}, not a number.")
     return value if math.isfinite(value) else None  # JSON knows no NaN
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` as JSON, beside and then renamed, so that no half file is ever read."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-    os.replace(part, path)
 
 
 def repository(root: Path | None = None) -> str:

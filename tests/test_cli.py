@@ -200,9 +200,10 @@ def strangers(tmp_path):
     import pandas as pd
     import torch
 
+    from stylemed.files import digest_of_weights
     from stylemed.latent import Codes, Direction
     from stylemed.networks import Generator
-    from stylemed.training.run import digest_of_weights, export
+    from stylemed.training.run import export
 
     table = pd.DataFrame({"case": list("uvwxyz"), "patient": list("uvwxyz"), "split": "train", "z": range(6)})
     table = table.assign(liver_px=9, tumor_px=[1, 0] * 3, tumor_known=1)

@@ -10,6 +10,7 @@ import pytest
 ORDER = [
     "errors",
     "provenance",
+    "files",
     "statistics",
     "data",
     "phantom",
@@ -116,12 +117,19 @@ def test_private_names_stay_in_their_file(root):
 
 
 @pytest.mark.parametrize(
-    "module", ["cli", "chapters", "data", "data.volumes", "phantom", "data.store", "book.execution", "book.regression"]
+    "module",
+    ["cli", "files", "chapters", "data", "data.volumes", "phantom", "data.store", "book.execution", "book.regression"],
 )
 def test_light_modules_import_neither_torch_nor_monai(module, python_env):
     code = f"import sys, stylemed.{module}; print([m for m in ('torch', 'monai') if m in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], env=python_env, capture_output=True, text=True)
     assert answer.stdout.strip() == "[]", answer.stderr
+
+
+def test_tensors_and_locks_are_of_one_file(root):
+    """A second writer would have a second header, and a second idea of what is whole."""
+    words = re.compile(r"^\s*(?:from|import) (?:safetensors|filelock)\b", re.M)
+    assert [f.name for f in modules(root) if words.search(f.read_text())] == ["files.py"]
 
 
 def own_files(root):

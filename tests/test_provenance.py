@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 
 from stylemed.data import SliceDataset, SliceStore, prepare
 from stylemed.errors import BadInput
+from stylemed.files import digest_of_weights
 from stylemed.latent import Codes, encode_store
 from stylemed.latent.direction import Direction, random_direction
 from stylemed.provenance import Provenance, belong_together
 from stylemed.training import load_encoder, load_generator, train_encoder, train_gan
-from stylemed.training.run import digest_of_weights
 
 WHOLE = Provenance(
     kind="generator",

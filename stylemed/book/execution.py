@@ -24,8 +24,9 @@ from typing import Any
 
 import yaml
 
-from stylemed.chapters import MAKES, PACKAGE, USES, package_digest, profile_names, project_root, write_json
+from stylemed.chapters import MAKES, PACKAGE, USES, package_digest, profile_names, project_root
 from stylemed.errors import BadInput
+from stylemed.files import write_json
 
 VERSIONS = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "nibabel", "jupyter-book")
 

@@ -22,8 +22,8 @@ from typing import Any
 
 from stylemed.book.execution import Profile, chapter_names, checkout, read_profile, run_chapter
 from stylemed.book.publishing import read_runs
-from stylemed.chapters import write_json
 from stylemed.errors import BadInput
+from stylemed.files import write_json
 
 TIGHT = 1e-3  # relative
 FLOOR = 1e-6  # absolute, for floats near nothing

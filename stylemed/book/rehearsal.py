@@ -22,8 +22,8 @@ from typing import Any
 
 from stylemed.book.execution import Profile, chapter_names, chapter_parameters, checkout, find_chapter, read_profile
 from stylemed.book.execution import run_chapter as run_one
-from stylemed.chapters import write_json
 from stylemed.errors import BadInput
+from stylemed.files import write_json
 
 PARTS = ("parameters", "preset", "data")
 # What of a checkout the chapters may look at, besides themselves.

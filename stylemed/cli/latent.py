@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from stylemed.cli.options import Network, Picture, Psi, Seed
 from stylemed.errors import BadInput
+from stylemed.files import atomic
 
 
 def encode(
@@ -189,14 +189,11 @@ def generate(
         seed=seed,
         names=(generator, str(direction), str(codes)),
     )
-    part = out.with_name(out.name + ".part")
-    part.mkdir(parents=True, exist_ok=True)
-    for name, image in zip(table["file"], images.flatten(0, 1), strict=True):
-        (part / name).write_bytes(grid_png(image[None], 1))
-    table.to_csv(part / "table.csv", index=False)
-    if out.is_dir():
-        out.rmdir()
-    os.replace(part, out)
+    with atomic(out) as draft:
+        draft.mkdir()
+        for name, image in zip(table["file"], images.flatten(0, 1), strict=True):
+            (draft / name).write_bytes(grid_png(image[None], 1))
+        table.to_csv(draft / "table.csv", index=False)
     window = window_of(metadata)
     print(f"{len(table)} images in {out}" + (f"; black {window.lo:g} HU, white {window.hi:g} HU" if window else ""))
 
@@ -208,8 +205,6 @@ def _generator(name: str):
 
 
 def _save(figure, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    figure.savefig(part, format="png", dpi=figure.dpi, facecolor=figure.get_facecolor())
-    os.replace(part, out)
+    with atomic(out) as draft:
+        figure.savefig(draft, format="png", dpi=figure.dpi, facecolor=figure.get_facecolor())
     print(f"written to {out}")

@@ -16,8 +16,9 @@ from stylemed.data.body import body_square
 from stylemed.data.layouts import SPLITS, Case, find_layout, relative
 from stylemed.data.resample import Resampler
 from stylemed.data.store import COLUMNS, EMPTY_SPLIT, FORMAT, MORE_COLUMNS, VERSION, SliceStore
-from stylemed.data.volumes import Hindered, read_case
-from stylemed.errors import BadInput
+from stylemed.data.volumes import read_case
+from stylemed.errors import BadInput, Hindered
+from stylemed.files import put, write_json
 from stylemed.statistics import chance
 
 DEFAULT_WINDOW = (-100.0, 250.0)
@@ -149,12 +150,10 @@ def prepare(
             f"{out} cannot be written ({error.strerror or error}); make room and give the same command again, "
             "it goes on where this one stopped"
         ) from None
-    shutil.rmtree(parts / "old", ignore_errors=True)
-    if out.exists():
-        out.rename(parts / "old")
-    (parts / "store").rename(out)
-    shutil.rmtree(parts / "old" if report.again else parts, ignore_errors=True)
-    if report.again:
+    put(parts / "store", out)
+    if not report.again:
+        shutil.rmtree(parts, ignore_errors=True)
+    else:
         _say(
             report,
             f"note: {', '.join(report.again)} failed for another reason than what the files hold: the same command tries "
@@ -381,14 +380,15 @@ def _part(case: Case, folder: Path, like: dict | None, resolution: int, mm: floa
             tumor_px=(labels == 2).sum((1, 2)).tolist(),
             notes=volume.notes,
         )
-        half = done.with_suffix(".part")
-        half.write_text(json.dumps(record))
-        half.replace(done)  # a case is done or it is not, whenever the program is stopped
+        write_json(done, record)  # a case is done or it is not, whenever the program is stopped
         return case.name, record, None, False
-    except BadInput as trouble:
-        return case.name, None, str(trouble), isinstance(trouble, Hindered)
-    except Exception as error:  # one case never ends the run
+    except Hindered as trouble:
         shutil.rmtree(folder, ignore_errors=True)  # there may be no room for the others
+        return case.name, None, str(trouble), True
+    except BadInput as trouble:
+        return case.name, None, str(trouble), False
+    except Exception as error:  # one case never ends the run
+        shutil.rmtree(folder, ignore_errors=True)
         return case.name, None, f"{case.volume} could not be prepared ({type(error).__name__}: {error})", True
 
 

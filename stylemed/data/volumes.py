@@ -15,7 +15,7 @@ import numpy as np
 
 from stylemed.data.body import BODY_HU
 from stylemed.data.layouts import Case
-from stylemed.errors import BadInput
+from stylemed.errors import BadInput, Hindered
 
 CANONICAL = "LPS"  # of the stored axes (x, y, z): indices grow to the left, to the back, to the head
 PADDING_HU = -1024  # lower values are what scanners write outside of their circle
@@ -23,10 +23,6 @@ AIR_HU = -500  # a volume that stays below holds no body
 BRIGHT_HU = 200  # what counts as bone when the orientation is looked at
 OFF_CENTRE = 0.04  # of the body's extent: a liver or spine farther than that on the wrong side is suspicious
 MM = {"mm": 1.0, "micron": 1e-3, "meter": 1e3}
-
-
-class Hindered(BadInput):
-    """A file is not there or cannot be read now, which says nothing of its content: it may go well another time."""
 
 
 @dataclass

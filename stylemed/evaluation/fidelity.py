@@ -19,8 +19,9 @@ from stylemed.evaluation.judge import check_reader
 from stylemed.evaluation.memorization import grey, nearest, nearest_other_patient, thumbnails
 from stylemed.evaluation.reference import LEAST_SLICES, Reference, frechet_distance
 from stylemed.evaluation.variety import pairwise_dice
+from stylemed.files import write_atomic
 from stylemed.training.loop import random_stream
-from stylemed.training.run import Run, grid_png, write_safely
+from stylemed.training.run import Run, grid_png
 
 PAIRS = 8  # columns of neighbours.png
 LIVER = 2  # class of liver in a reader's masks; tumor comes after it
@@ -171,7 +172,7 @@ class Distances:
         _write_row(run.path, row)
         closest = np.argsort(distances, kind="stable")[:PAIRS]
         pairs = [self._draw(trainer, z[closest]), self.dataset.images(positions[closest].tolist())]
-        write_safely(run.path / "neighbours.png", grid_png(torch.cat(pairs), len(closest)), sync=False)
+        write_atomic(run.path / "neighbours.png", grid_png(torch.cat(pairs), len(closest)), sync=False)
         conclusion, sentence = _conclude(read_distances(run.path))
         if sentence and conclusion != self.said:
             tqdm.write(f"{run.path.name}: {sentence}")
@@ -208,7 +209,7 @@ def _write_row(folder: Path, row: dict) -> None:
         before = read_distances(folder)
         rows = before[before.kimg < row["kimg"]].to_dict("records") + rows
     table = pd.DataFrame(rows, columns=COLUMNS)
-    write_safely(folder / "distances.csv", table.to_csv(index=False).encode())
+    write_atomic(folder / "distances.csv", table.to_csv(index=False).encode())
 
 
 # -- the verdict

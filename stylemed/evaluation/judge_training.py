@@ -31,11 +31,12 @@ from stylemed.evaluation.judge import (
     error_table,
     truth,
 )
+from stylemed.files import write_atomic
 from stylemed.statistics import by_chance
 from stylemed.training import augment
 from stylemed.training.distributed import own_device, refuse_team
 from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, random_stream
-from stylemed.training.run import Run, write_safely
+from stylemed.training.run import Run
 from stylemed.training.schedule import ema_beta
 
 BODY_SIGNAL = 80  # MR: above is body, of a signal up to 1000
@@ -174,7 +175,7 @@ class JudgeTrainer:
         reader.save(run.path / f"{reader.kind}.safetensors")
         liver = dice(found.masks >= 2, np.asarray(self.store.labels[self.held]) > 0)
         self.curve.append({"kimg": self.nimg / 1000, **_reached(found, true, reader.threshold, liver)})
-        write_safely(run.path / "curve.csv", pd.DataFrame(self.curve).to_csv(index=False).encode())
+        write_atomic(run.path / "curve.csv", pd.DataFrame(self.curve).to_csv(index=False).encode())
         some = np.linspace(0, len(self.held) - 1, BATCH // 2).astype(int)
         images = torch.from_numpy(self.store.images(self.held[some]))
         outlined = torch.from_numpy(found.masks[some].astype(np.float32))[:, None] / 1.5 - 1

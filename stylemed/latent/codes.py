@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
 from stylemed import __version__
 from stylemed.data.body import BODY_HU
 from stylemed.errors import BadInput
+from stylemed.files import FORMAT, digest_of_weights, load_tensors, save_tensors
 from stylemed.provenance import Provenance, belong_together
-from stylemed.training.run import digest_of_weights
 
-FORMAT = "1"
 COLUMNS = ["row", "case", "patient", "split", "modality", "phase", "z", "z_mm"]
 COLUMNS += ["liver_px", "tumor_px", "tumor_known", "body_px"]
 
@@ -93,19 +89,16 @@ class Codes:
 
     def save(self, path: Path | str) -> Path:
         """Write one .safetensors file: w_plus, and the table and info as JSON in its metadata."""
-        metadata = {
-            "table": self.table.to_json(orient="split", double_precision=15),
-            "info": json.dumps(self.info),
-        }
-        return write_tensors(path, "codes", {"w_plus": self.w_plus}, metadata)
+        table = json.loads(self.table.to_json(orient="split", double_precision=15))
+        return save_tensors(path, "codes", {"w_plus": self.w_plus}, {"table": table, "info": self.info})
 
     @classmethod
     def load(cls, path: Path | str) -> Codes:
         """Read codes; BadInput for a missing or damaged file, another kind of file or another version."""
-        tensors, metadata = read_tensors(path, "codes", ["w_plus"])
-        text = io.StringIO(metadata["table"])
+        tensors, header = load_tensors(path, "codes")
+        text = io.StringIO(json.dumps(header["table"]))
         table = pd.read_json(text, orient="split", dtype=False, convert_axes=False, convert_dates=False)
-        return cls(table, tensors["w_plus"], json.loads(metadata["info"]))
+        return cls(table, tensors["w_plus"], header["info"])
 
 
 def encode_store(store, encoder, *, split: str | None = None, batch: int = 32, progress: bool = True) -> Codes:
@@ -146,7 +139,7 @@ def encode_store(store, encoder, *, split: str | None = None, batch: int = 32, p
     made = replace(
         store.learned_from(rows, split),
         kind="codes",
-        format=int(FORMAT),
+        format=FORMAT,
         made_from={**behind, "encoder": digest},
         prevalence=None,
         version=__version__,
@@ -159,33 +152,3 @@ def encode_store(store, encoder, *, split: str | None = None, batch: int = 32, p
         "provenance": made.to_dict(),
     }
     return Codes(table[[name for name in COLUMNS if name in table]], np.concatenate(parts), info)
-
-
-def write_tensors(path: Path | str, kind: str, tensors: dict, metadata: dict[str, str]) -> Path:
-    """Write a .safetensors file of a kind; the path appears only once the file is complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    header = {"kind": f"stylemed {kind}", "format": FORMAT} | metadata
-    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, partial, header)
-    os.replace(partial, path)
-    return path
-
-
-def read_tensors(path: Path | str, kind: str, names: list[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read what write_tensors wrote: (tensors, metadata); BadInput names what is wrong with the file."""
-    path = Path(path)
-    if not path.is_file():
-        raise BadInput(f"no {kind} file at {path}: check the path")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise BadInput(f"{path} is damaged or not a .safetensors file: make it again") from error
-    if metadata.get("kind") != f"stylemed {kind}" or set(names) - set(tensors):
-        raise BadInput(f"{path} does not hold stylemed {kind}: give the file that stylemed wrote")
-    if metadata.get("format") != FORMAT:
-        version = metadata.get("format")
-        raise BadInput(f"{path} has format {version}, this stylemed reads format {FORMAT}: make it again")
-    return tensors, metadata

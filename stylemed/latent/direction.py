@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold
 
 from stylemed.errors import BadInput
-from stylemed.latent.codes import Codes, read_tensors, write_tensors
+from stylemed.files import load_tensors, save_tensors
+from stylemed.latent.codes import Codes
 from stylemed.latent.mixing import layers_of, synthesize
 from stylemed.provenance import Provenance, belong_together
 from stylemed.statistics import patient_auc
@@ -69,13 +69,13 @@ class Direction:
     def save(self, path: Path | str) -> Path:
         """Write one .safetensors file: the vector, and everything else as JSON in its metadata."""
         rest = {name: value for name, value in asdict(self).items() if name != "vector"}
-        return write_tensors(path, "direction", {"vector": self.vector}, {"direction": json.dumps(rest)})
+        return save_tensors(path, "direction", {"vector": self.vector}, {"direction": rest})
 
     @classmethod
     def load(cls, path: Path | str) -> Direction:
         """Read a direction; BadInput for a missing or damaged file, another kind of file or another version."""
-        tensors, metadata = read_tensors(path, "direction", ["vector"])
-        return cls(vector=tensors["vector"], **json.loads(metadata["direction"]))
+        tensors, header = load_tensors(path, "direction")
+        return cls(vector=tensors["vector"], **header["direction"])
 
 
 def labels_of(table: pd.DataFrame, label: str) -> np.ndarray:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from stylemed.errors import BadInput
+from stylemed.files import atomic
 from stylemed.phantom import anatomy as an
 from stylemed.phantom.scanner import MR_MAX, Look, scan, scan_mr
 
@@ -179,7 +180,6 @@ def make_phantom(
     place of another, or another its place.
     """
     import json
-    import shutil
 
     import pandas as pd
     from tqdm import tqdm
@@ -202,12 +202,10 @@ def make_phantom(
         )
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and there is None)):
         raise BadInput(f"{out} exists and is no phantom folder; name a new folder with --out")
-    draft = out.with_name(f".{out.name}.part")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
     splits = [split for split, n in counts.items() for _ in range(n)]
     volumes, truth, lesions = [], [], []
-    try:
+    with atomic(out) as draft:
+        draft.mkdir()
         shared = (size, slices, phase, mr, twins, tumor_free)
         jobs = [(draft.absolute(), seed, i, split, *shared) for i, split in enumerate(splits, start=1)]
         if min(workers, len(jobs)) <= 1:
@@ -224,11 +222,6 @@ def make_phantom(
         pd.DataFrame(truth).to_csv(draft / "truth.csv", index=False, float_format="%.5g")
         pd.DataFrame(lesions, columns=LESION_COLUMNS).to_csv(draft / "lesions.csv", index=False, float_format="%.5g")
         (draft / "phantom.json").write_text(json.dumps(made_by, indent=1))
-        if out.exists():
-            shutil.rmtree(out)
-        draft.rename(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return out
 
 

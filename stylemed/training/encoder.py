@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stylemed.errors import BadInput
+from stylemed.files import digest_of_weights
 from stylemed.networks import Encoder
 from stylemed.provenance import Provenance, belong_together
 from stylemed.training.distributed import own_device, refuse_team
 from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, random_stream
-from stylemed.training.run import Run, digest_of_weights, export, load_generator, settings_of
+from stylemed.training.run import Run, export, load_generator, settings_of
 from stylemed.training.schedule import config_from_preset, ema_beta
 
 GRID = 16  # pairs in a sample grid

@@ -4,21 +4,28 @@ import csv
 import hashlib
 import io
 import json
-import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 import yaml
-from filelock import FileLock, Timeout
 
 from stylemed import __version__
 from stylemed.errors import BadInput
+from stylemed.files import (
+    FORMAT,
+    KINDS,
+    damaged,
+    digest_of_weights,
+    load_tensors,
+    lock_folder,
+    save_tensors,
+    write_atomic,
+)
 from stylemed.networks import Encoder, Generator
 from stylemed.provenance import Provenance
 
-FORMAT = 1
 _HEADER = b"stylemed checkpoint\n"
 
 
@@ -54,7 +61,7 @@ class Run:
 
     # -- used by the training loops
 
-    def begin(self, config: dict) -> FileLock:
+    def begin(self, config: dict):
         """Create or reopen the folder for exactly this configuration; returns the lock on it, to be released at the end.
 
         BadInput when the folder holds another configuration, something else, or is in use by another process.
@@ -70,11 +77,7 @@ class Run:
                 f"{self.path} holds other files and no config.yaml; name an empty or new folder for the run."
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise BadInput(f"{self.path} is in use by another training; wait for it or name another folder.") from None
+        lock = lock_folder(self.path, "another training")
         try:
             self._settle(config)
         except BaseException:
@@ -97,7 +100,7 @@ class Run:
                     "repeat the same command to resume, or name a new folder."
                 )
         else:
-            write_safely(file, yaml.safe_dump(config, sort_keys=False).encode())
+            write_atomic(file, yaml.safe_dump(config, sort_keys=False).encode())
         (self.path / "samples").mkdir(exist_ok=True)
 
     def save_checkpoint(self, state: dict, nimg: int, resolution: int, keep: int = 3) -> None:
@@ -106,7 +109,7 @@ class Run:
         torch.save(state, buffer)
         payload = buffer.getvalue()
         digest = hashlib.sha256(payload).hexdigest().encode()
-        write_safely(self.path / f"checkpoint-{nimg:010d}-{resolution}.pt", _HEADER + digest + b"\n" + payload)
+        write_atomic(self.path / f"checkpoint-{nimg:010d}-{resolution}.pt", _HEADER + digest + b"\n" + payload)
         files = self.checkpoints()
         last = {file.stem.rpartition("-")[2]: file for file in files}  # of each resolution
         for old in files[:-keep]:
@@ -136,12 +139,12 @@ class Run:
         writer = csv.DictWriter(text, fieldnames=list(rows[-1]))
         writer.writeheader()
         writer.writerows(rows)
-        write_safely(self.path / "log.csv", text.getvalue().encode())
+        write_atomic(self.path / "log.csv", text.getvalue().encode())
 
     def save_grid(self, images: torch.Tensor, nimg: int, columns: int = 8) -> Path:
         """Write images [N, C, R, R] in [-1, 1] as one PNG, `samples/KIMG.png`; grey values are not stretched."""
         file = self.path / "samples" / f"{nimg:010d}.png"
-        write_safely(file, grid_png(images, columns), sync=False)
+        write_atomic(file, grid_png(images, columns), sync=False)
         return file
 
 
@@ -171,25 +174,6 @@ def _differences(before: dict, now: dict, prefix: str = "") -> list[str]:
     return found
 
 
-def write_safely(path: Path, data: bytes, sync: bool = True) -> None:
-    """Write beside and rename, so that `path` is whole or as it was; BadInput when the disk does not take it."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        part.replace(path)
-        if sync and hasattr(os, "O_DIRECTORY"):  # Windows has no way to sync a folder
-            folder = os.open(path.parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise BadInput(f"{path} could not be written ({error.strerror}); what was saved before still stands.") from None
-
-
 def read_checkpoint(path: Path) -> dict:
     """The state in a checkpoint file; BadInput unless it is whole."""
     try:
@@ -210,13 +194,11 @@ def export(path: Path, network: torch.nn.Module, metadata: dict) -> None:
 
     To the provenance in `metadata` is added what only the weights know: their digest, seed, nimg, resolution and version.
     """
-    from safetensors.torch import save
-
-    tensors = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
+    tensors = network.state_dict()
     made = Provenance.from_dict(metadata.get("provenance"))
     made = replace(
         made,
-        kind=made.kind or type(network).__name__.lower(),
+        kind=made.kind or _kind(type(network)),
         format=FORMAT,
         resolution=getattr(network, "resolution", made.resolution),
         digest=digest_of_weights(tensors),
@@ -225,23 +207,7 @@ def export(path: Path, network: torch.nn.Module, metadata: dict) -> None:
         version=__version__,
     )
     metadata = {**metadata, "provenance": made.to_dict()}
-    header = {
-        "format": str(FORMAT),
-        "class": type(network).__name__,
-        "config": json.dumps(network.config),
-        "metadata": json.dumps(metadata),
-    }
-    write_safely(path, save(tensors, header))
-
-
-def digest_of_weights(tensors: dict[str, torch.Tensor]) -> str:
-    """16 hex digits of the sha256 over names, shapes, types and values of a state dict, whatever its order and device."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
+    save_tensors(path, _kind(type(network)), tensors, {"config": network.config, "metadata": metadata})
 
 
 def settings_of(metadata: dict) -> dict:
@@ -265,29 +231,23 @@ def load_network(path: str | Path, noun: str, kind: type) -> tuple:
     In eval mode, without gradients; `network.provenance` says where it comes from. BadInput for a file that is missing, damaged,
     or holds something else.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path)
     file = path / f"{noun}.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise BadInput(f"{file}: no such file; train a {noun} first, or name a run folder or a .safetensors file.")
+    tensors, header = load_tensors(file, _kind(kind), noun, framework="pt")
     try:
-        with safe_open(file, "pt") as archive:
-            header = archive.metadata() or {}
-            tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118
-        if header.get("class") != kind.__name__ or header.get("format") != str(FORMAT):
-            found = f"{header.get('class', 'something else')}, format {header.get('format', 'none')}"
-            raise BadInput(f"{file}: holds no stylemed {noun} of format {FORMAT} (found: {found}).")
-        network = kind(**json.loads(header["config"]))
+        metadata = header["metadata"]
+        network = kind(**header["config"])
         network.load_state_dict(tensors)
-        metadata = json.loads(header["metadata"])
         network.provenance = Provenance.from_dict(metadata.get("provenance"))
-        if network.provenance.digest not in (None, digest_of_weights(tensors)):
-            raise BadInput(f"{file}: its weights are not those that were written; export or download it again.")
         if isinstance(network, Generator):
             network.lod = float(metadata.get("lod", 0.0))  # a training stopped early has not grown to its full size
-        return network.eval().requires_grad_(False), metadata
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise BadInput(
-            f"{file}: is damaged or not a {noun} ({type(error).__name__}); export or download it again."
-        ) from None
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise BadInput(damaged(file, noun, error)) from None
+    if network.provenance.digest not in (None, digest_of_weights(tensors)):
+        raise BadInput(f"{file}: its weights are not those that were written; export or download it again.")
+    return network.eval().requires_grad_(False), metadata
+
+
+def _kind(network: type) -> str:
+    """What kind of file a network's weights are."""
+    return KINDS.get(network.__name__, network.__name__.lower())

@@ -77,8 +77,9 @@ def test_inputs_refuse_nonsense(tmp_path, monkeypatch):
 def test_inputs_that_were_made_from_others_are_refused(phantom, tmp_path, monkeypatch):
     """Chapter 1 with another seed, then chapter 5: the old generator has seen patients that are `test` now."""
     from stylemed.data import SliceStore, prepare
+    from stylemed.files import digest_of_weights
     from stylemed.networks import Encoder, Generator
-    from stylemed.training.run import digest_of_weights, export
+    from stylemed.training.run import export
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(chapters, "_current", None)

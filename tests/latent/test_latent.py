@@ -88,14 +88,14 @@ def test_codes_survive_a_file_and_bad_files_are_named(tmp_path):
     old = tmp_path / "old.safetensors"
     save_file({"w_plus": codes.w_plus}, old, {"kind": "stylemed codes", "format": "0"})
     for bad, word in [
-        (tmp_path / "none", "no codes"),
+        (tmp_path / "none", "no such file; make the codes first"),
         (cut, "damaged"),
-        (other, "not hold"),
+        (other, "holds no stylemed codes"),
         (old, "format 0"),
     ]:
         with pytest.raises(BadInput, match=word):
             Codes.load(bad)
-    with pytest.raises(BadInput, match="does not hold stylemed direction"):
+    with pytest.raises(BadInput, match="holds no stylemed direction"):
         Direction.load(path)
 
 

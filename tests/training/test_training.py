@@ -14,6 +14,7 @@ import torch
 from made_up import TIMES, TINY, Blobs
 
 from stylemed.errors import BadInput
+from stylemed.files import digest_of_weights
 from stylemed.networks import Generator
 from stylemed.provenance import Provenance
 from stylemed.training import (
@@ -31,7 +32,7 @@ from stylemed.training import (
 from stylemed.training.encoder import EncoderTrainer
 from stylemed.training.gan import GanTrainer
 from stylemed.training.loop import MOST_SKIPPED, GradientGuard, next_positions
-from stylemed.training.run import digest_of_weights, export
+from stylemed.training.run import export
 from stylemed.training.schedule import ema_beta
 
 

@@ -24,10 +24,11 @@ def train(folder: str) -> None:
     from train_measures import SmoothImages
 
     from stylemed.training import train_gan
+    from stylemed.training.schedule import all_every
 
     torch.set_num_threads(1)
     changes = {"fmap_base": 512, "fmap_max": 32, "stable_kimg": 1.6, "fade_kimg": 1.6}
-    changes |= {"augment": "ada", "ada_kimg": 20.0, "tick_kimg": 0.16, "snapshot_ticks": 1}
+    changes |= {"augment": "ada", "ada_kimg": 20.0, "tick_kimg": 0.16, **all_every(0.16)}
     train_gan(SmoothImages(32, 200), folder, "smoke", kimg=KIMG, progress=False, **changes)
 
 

@@ -15,6 +15,7 @@ from stylemed.data.store import SliceDataset, SliceStore
 from stylemed.evaluation import Distances, read_distances
 from stylemed.evaluation.judge import Labeller
 from stylemed.training import Run, train_gan
+from stylemed.training.schedule import all_every
 
 RELATIVISTIC = {"loss": "relativistic", "r2_gamma": 0.3}
 SETTINGS = {
@@ -44,7 +45,7 @@ COMMON = {
     "stable_kimg": 10.0,
     "fade_kimg": 5.0,
     "ema_kimg": 1.0,
-    "snapshot_ticks": 5,
+    **all_every(2.5),
 }
 
 

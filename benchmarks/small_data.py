@@ -15,10 +15,11 @@ import torch
 from stylemed.data.store import SliceDataset, SliceStore
 from stylemed.evaluation import Distances, read_distances
 from stylemed.training import Run, train_gan
+from stylemed.training.schedule import all_every
 
 SHOWN, SEEDS, MODES = 50, (0, 1, 2), ("none", "ada")
 # Growing would add a second thing that changes with time.
-CHANGES = {"ada_kimg": 50.0, "augment_p": 0.0, "tick_kimg": 0.2, "snapshot_ticks": 5}
+CHANGES = {"ada_kimg": 50.0, "augment_p": 0.0, "tick_kimg": 0.2, **all_every(1.0)}
 
 
 class Part:

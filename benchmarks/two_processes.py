@@ -37,6 +37,7 @@ def work(folder: Path, float64: bool) -> None:
     from stylemed.training import gan_config, train_gan
     from stylemed.training.distributed import join_team
     from stylemed.training.gan import GanTrainer
+    from stylemed.training.schedule import all_every
 
     torch.set_num_threads(1)
     if float64:
@@ -55,7 +56,7 @@ def work(folder: Path, float64: bool) -> None:
     if team.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(gradients, folder / "gradients.pt")
-    more = {"snapshot_ticks": STEPS}
+    more = all_every(STEPS * BATCH / 1000)
     train_gan(images, folder / "run", "smoke", kimg=STEPS * BATCH / 1000, progress=False, **changes(), **more)
 
 

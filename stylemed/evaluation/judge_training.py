@@ -37,7 +37,7 @@ from stylemed.training import augment
 from stylemed.training.distributed import own_device, refuse_team
 from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, random_stream
 from stylemed.training.run import Run
-from stylemed.training.schedule import ema_beta
+from stylemed.training.schedule import Intervals, ema_beta
 
 BODY_SIGNAL = 80  # MR: above is body, of a signal up to 1000
 SEEN_AT = 64  # pixels: the U-Net's own resolution, at most
@@ -48,7 +48,7 @@ HELD = 0.2  # of the patients: they fix the threshold
 
 
 @dataclass(frozen=True)
-class JudgeConfig:
+class JudgeConfig(Intervals):
     """One training of a judge or a labeller."""
 
     width: int = 16
@@ -60,11 +60,16 @@ class JudgeConfig:
     ema_kimg: float = 1.0
     ema_rampup: float | None = 0.1
     tick_kimg: float = 1.0
-    snapshot_ticks: int = 20
+    grid_kimg: float = 20.0
+    export_kimg: float = 20.0  # and a row of curve.csv
+    measure_kimg: float = 20.0
+    checkpoint_kimg: float = 20.0
 
 
 class JudgeTrainer:
     """The network, its average, and one step. rows: of the store, to learn from; None takes those of the reader's split."""
+
+    saved = ("nimg", "guard", "network", "averaged", "optimizer", "curve")
 
     def __init__(
         self,
@@ -154,35 +159,30 @@ class JudgeTrainer:
     def row(self) -> dict:
         return {"resolution": self.resolution, "batch": self.config.batch, "skipped": self.guard.skipped}
 
-    def state_dict(self) -> dict:
-        networks = {name: getattr(self, name).state_dict() for name in ("network", "averaged", "optimizer")}
-        return networks | {"counters": [self.nimg, self.guard.skipped], "curve": self.curve}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.nimg, self.guard.skipped = state["counters"]
-        self.curve = list(state.get("curve", []))
-        for name in ("network", "averaged", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-
-    def snapshot(self, run: Run) -> None:
-        """Fix the threshold on the patients held back; write the weights, curve.csv and a picture of some outlines."""
+    def reader_now(self) -> Reader:
+        """The reader as it is now, its threshold still open."""
         rows = np.concatenate([self.rows, self.held])
         made = self.store.learned_from(rows, self.split, shown=self.rows[self.order])
         metadata = {"store": self.store.digest, "resolution": self.resolution, "nimg": self.nimg, "seed": self.seed}
-        reader = self.reader(self.averaged, 0.0, {**metadata, "provenance": made.to_dict()})
+        return self.reader(self.averaged, 0.0, {**metadata, "provenance": made.to_dict()})
+
+    def export(self, run: Run) -> None:
+        """Fix the threshold on the patients held back; write the weights and a row of curve.csv."""
+        reader = self.reader_now()
         found, true = reader.findings(self.store.images(self.held)), truth(self.store, self.held)
         reader.threshold = best_threshold(found.table["tumor_score"].to_numpy(), _present(true).to_numpy())
         reader.save(run.path / f"{reader.kind}.safetensors")
         liver = dice(found.masks >= 2, np.asarray(self.store.labels[self.held]) > 0)
         self.curve.append({"kimg": self.nimg / 1000, **_reached(found, true, reader.threshold, liver)})
         write_atomic(run.path / "curve.csv", pd.DataFrame(self.curve).to_csv(index=False).encode())
-        some = np.linspace(0, len(self.held) - 1, BATCH // 2).astype(int)
-        images = torch.from_numpy(self.store.images(self.held[some]))
-        outlined = torch.from_numpy(found.masks[some].astype(np.float32))[:, None] / 1.5 - 1
-        run.save_grid(
-            torch.cat([part for pair in zip(images.split(8), outlined.split(8), strict=True) for part in pair]),
-            self.nimg,
-        )
+
+    def grid(self, run: Run) -> None:
+        """Write some slices of the patients held back and, below each row, what it outlines there."""
+        some = self.held[np.linspace(0, len(self.held) - 1, BATCH // 2).astype(int)]
+        images = torch.from_numpy(self.store.images(some))
+        outlined = torch.from_numpy(self.reader_now().findings(images).masks.astype(np.float32))[:, None] / 1.5 - 1
+        rows = [part for pair in zip(images.split(8), outlined.split(8), strict=True) for part in pair]
+        run.save_grid(torch.cat(rows), self.nimg)
 
 
 def _reached(found: Findings, true: pd.DataFrame, threshold: float, liver: np.ndarray) -> dict[str, float]:
@@ -310,8 +310,6 @@ def _train(trainer: JudgeTrainer, run: Run, more: dict, max_minutes: float | Non
         run,
         asked,
         kimg=config.kimg,
-        tick_kimg=config.tick_kimg,
-        snapshot_ticks=config.snapshot_ticks,
         max_minutes=max_minutes,
         progress=progress,
     )

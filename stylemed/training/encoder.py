@@ -18,14 +18,14 @@ from stylemed.provenance import Provenance, belong_together
 from stylemed.training.distributed import own_device, refuse_team
 from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, random_stream
 from stylemed.training.run import Run, export, load_generator, settings_of
-from stylemed.training.schedule import config_from_preset, ema_beta
+from stylemed.training.schedule import Intervals, all_every, config_from_preset, ema_beta
 
 GRID = 16  # pairs in a sample grid
 WITHIN = 0.99  # of the generator's own latents that a measured radius leaves as they are
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(Intervals):
     """One training of the encoder. The defaults follow the paper (latents only), but for `radius`, which preset `paper` turns off.
 
     radius: farthest an answer may lie from the mean w: root mean square over all components, in standard deviations; 0 for no
@@ -48,10 +48,9 @@ class EncoderConfig:
     image_weight: float = 0.0  # of the mean absolute error between an image and its reconstruction
     ema_kimg: float = 2.0  # half-life of the averaged encoder …
     ema_rampup: float | None = 0.1  # … but at most this share of the images shown so far
-    tick_kimg: float = 10.0
-    snapshot_ticks: int = 5
 
     def __post_init__(self):
+        super().__post_init__()
         if self.space not in ("w", "w+"):
             raise BadInput(f"space must be w or w+, not {self.space}.")
         if self.radius is not None and self.radius < 0:
@@ -68,10 +67,10 @@ _SMALL = {
     "image_weight": 5.0,
     "ema_kimg": 1.0,
     "tick_kimg": 0.32,
-    "snapshot_ticks": 10,
+    **all_every(3.2),
 }
 ENCODER_PRESETS: dict[str, dict] = {
-    "paper": {"radius": 0.0},
+    "paper": {"radius": 0.0, **all_every(50.0)},
     "smoke": {
         "shortcut": 8,
         "shortcut_images": 200,
@@ -79,21 +78,23 @@ ENCODER_PRESETS: dict[str, dict] = {
         "image_weight": 1.0,
         "ema_kimg": 0.1,
         "tick_kimg": 0.032,
-        "snapshot_ticks": 100,
+        **all_every(3.2),
     },
     "phantom-64": dict(_SMALL),
     "ct-64": dict(_SMALL),
-    "ct-128": {"image_weight": 5.0, "tick_kimg": 2.56, "snapshot_ticks": 5},
+    "ct-128": {"image_weight": 5.0, "tick_kimg": 2.56, **all_every(12.8)},
 }
 
 
-def encoder_config(name: str, **changes) -> EncoderConfig:
-    """The named preset with single fields replaced; BadInput for an unknown name or field, or a value of another type."""
-    return config_from_preset(EncoderConfig, ENCODER_PRESETS, name, changes)
+def encoder_config(preset: str | EncoderConfig, **changes) -> EncoderConfig:
+    """The named preset with single fields replaced: `config_from_preset`."""
+    return config_from_preset(EncoderConfig, ENCODER_PRESETS, preset, changes)
 
 
 class EncoderTrainer:
     """Encoder, its optimizer, the frozen generator, and one step of training."""
+
+    saved = ("nimg", "guard", "encoder", "averaged", "optimizer")
 
     def __init__(self, generator, dataset, config: EncoderConfig, seed: int, device: str, metadata: dict, weights=None):
         self.config, self.seed, self.device = config, seed, torch.device(device)
@@ -220,20 +221,8 @@ class EncoderTrainer:
         real = self.dataset.images(positions).to(self.device)
         return real, torch.cat([self.generator.synthesis(self.averaged(part)) for part in real.split(16)])
 
-    def state_dict(self) -> dict:
-        return {
-            "encoder": self.encoder.state_dict(),
-            "averaged": self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "counters": [self.nimg, self.guard.skipped],
-        }
-
-    def load_state_dict(self, state: dict) -> None:
-        self.nimg, self.guard.skipped = state["counters"]
-        for name in ("encoder", "averaged", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-
-    def snapshot(self, run: Run) -> None:
+    def grid(self, run: Run) -> None:
+        """Write images and, below each row, what encoder and generator make of them."""
         if self.dataset is not None:
             real, again = self.reconstructions(GRID)
         else:
@@ -242,6 +231,9 @@ class EncoderTrainer:
                 again = self.generator.synthesis(self.averaged(real))
         rows = [part for pair in zip(real.split(8), again.split(8), strict=True) for part in pair]
         run.save_grid(torch.cat(rows), self.nimg)
+
+    def export(self, run: Run) -> None:
+        """Write the averaged encoder."""
         export(run.path / "encoder.safetensors", self.averaged, {**self.metadata, "seed": self.seed, "nimg": self.nimg})
 
 
@@ -274,9 +266,7 @@ def train_encoder(
     folder of another configuration (also: of other weights of the generator) or in use.
     """
     refuse_team("The encoder")
-    if isinstance(preset, EncoderConfig) and changes:
-        raise BadInput(f"Give {', '.join(changes)} in the configuration itself.")
-    config = preset if isinstance(preset, EncoderConfig) else encoder_config(preset, **changes)
+    config = encoder_config(preset, **changes)
     network, made = load_generator(generator)
     if dataset is not None and (dataset.resolution, dataset.channels) != (network.resolution, network.channels):
         raise BadInput(
@@ -305,8 +295,6 @@ def train_encoder(
         Run(run),
         asked,
         kimg=kimg,
-        tick_kimg=config.tick_kimg,
-        snapshot_ticks=config.snapshot_ticks,
         max_minutes=max_minutes,
         progress=progress,
         on_snapshot=on_snapshot,

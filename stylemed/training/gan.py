@@ -26,7 +26,7 @@ from stylemed.training import augment
 from stylemed.training.distributed import Team, join_team, own_device
 from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, random_stream
 from stylemed.training.run import Run, export, load_network, settings_of
-from stylemed.training.schedule import GanConfig, as_plain, ema_beta, gan_config, growth_table, stage
+from stylemed.training.schedule import GanConfig, Stage, as_plain, ema_beta, gan_config, growth_table, stage
 
 GRID = 32  # images in a sample grid
 
@@ -58,6 +58,9 @@ def gradient_penalty(scores: Tensor, images: Tensor) -> Tensor:
 
 class GanTrainer:
     """Generator, discriminator, their optimizers, and one step of training."""
+
+    saved = ("nimg", "steps", "looked_up", "p", "signs", "r_t", "last_r1", "last_r2", "guard_g", "guard_d")
+    saved += ("generator", "discriminator", "averaged", "optimizer_g", "optimizer_d")
 
     def __init__(
         self,
@@ -92,7 +95,6 @@ class GanTrainer:
         self.signs: list[float] = []  # means of sign(D(real)) since p was last adjusted
         self.r_t = self.last_r1 = self.last_r2 = 0.0
         self.guard_g, self.guard_d = GradientGuard(), GradientGuard()
-        self.now = stage(0, config)
         self._new_optimizers()
         self.grid_z = torch.randn(GRID, config.latent_size, generator=random_stream(seed, 0, "grid"))
 
@@ -122,8 +124,7 @@ class GanTrainer:
         return numbers
 
     def _follow_schedule(self) -> None:
-        before, self.now = self.now, stage(self.nimg, self.config)
-        self.looked_up = self.nimg
+        before, self.looked_up = self.now, self.nimg
         if (floor(before.lod), ceil(before.lod)) != (floor(self.now.lod), ceil(self.now.lod)):
             self._new_optimizers()  # a layer came or went: the moments are those of another network
         for optimizer in (self.optimizer_g, self.optimizer_d):
@@ -261,6 +262,11 @@ class GanTrainer:
     # -- what the loop asks for
 
     @property
+    def now(self) -> Stage:
+        """The stage that the schedule had when it was last looked up."""
+        return stage(self.looked_up, self.config)
+
+    @property
     def resolution(self) -> int:
         return self.now.resolution
 
@@ -278,34 +284,18 @@ class GanTrainer:
             "skipped": self.guard_g.skipped + self.guard_d.skipped,
         }
 
-    def state_dict(self) -> dict:
-        return {
-            "generator": self.generator.state_dict(),
-            "discriminator": self.discriminator.state_dict(),
-            "averaged": self.averaged.state_dict(),
-            "optimizer_g": self.optimizer_g.state_dict(),
-            "optimizer_d": self.optimizer_d.state_dict(),
-            "counters": [self.nimg, self.steps, self.looked_up, self.p, self.r_t, self.last_r1, self.last_r2],
-            "skipped": [self.guard_g.skipped, self.guard_d.skipped],
-            "signs": self.signs,
-        }
-
-    def load_state_dict(self, state: dict) -> None:
-        (self.nimg, self.steps, self.looked_up, self.p, self.r_t, self.last_r1, self.last_r2) = state["counters"]
-        self.guard_g.skipped, self.guard_d.skipped = state["skipped"]
-        self.signs = state["signs"]
-        self.now = stage(self.looked_up, self.config)
-        for name in ("generator", "discriminator", "averaged", "optimizer_g", "optimizer_d"):
-            getattr(self, name).load_state_dict(state[name])
-
-    def snapshot(self, run: Run) -> None:
+    def grid(self, run: Run) -> None:
+        """Write a sample grid of the averaged generator, of the same latents each time."""
         w_plus = self.averaged.broadcast(self.averaged.mapping(self.grid_z.to(self.device)))
         with torch.no_grad():
             images = torch.cat([self.averaged.synthesis(part, lod=self.now.lod) for part in w_plus.split(8)])
         run.save_grid(images, self.nimg)
+
+    def export(self, run: Run) -> None:
+        """Write the averaged generator, and the discriminator for `begin_from`."""
         metadata = {**self.metadata, "seed": self.seed, "nimg": self.nimg, "lod": self.now.lod}
         export(run.path / "generator.safetensors", self.averaged, metadata)
-        export(run.path / "discriminator.safetensors", self.discriminator, metadata)  # for `begin_from`
+        export(run.path / "discriminator.safetensors", self.discriminator, metadata)
 
     def begin_from(self, path: str | Path) -> None:
         """Take the averaged generator and the discriminator of another run, and no moments: optimizers and nimg begin anew.
@@ -376,10 +366,6 @@ def config_for(dataset, preset: str | GanConfig, changes: dict) -> GanConfig:
     """The configuration that `train_gan` trains with; BadInput as there, before anything is read."""
     if len(dataset) == 0:
         raise BadInput("There is no slice to train on: no patient of the store has the split train.")
-    if isinstance(preset, GanConfig):
-        if changes:
-            raise BadInput(f"Give {', '.join(changes)} in the configuration itself.")
-        return preset
     if given := sorted({"resolution", "channels"} & set(changes)):
         raise BadInput(f"{given[0]} is that of the data and cannot be set; prepare a store of another size for it.")
     return gan_config(preset, dataset.resolution, dataset.channels, **changes)
@@ -409,8 +395,8 @@ def train_gan(
         kimg: thousands of images to show in all.
         max_minutes: stop after so many minutes of this call.
         device: "cpu", "cuda"; default: a GPU if there is one.
-        on_snapshot: called with the run and the trainer whenever a sample grid is written, before the checkpoint: a kill in
-            between repeats it.
+        on_snapshot: called with the run and the trainer every `measure_kimg`, after grid and export and before the checkpoint: a
+            kill in between repeats it.
         warm_start: folder of another run whose weights this one begins from (see `GanTrainer.begin_from`); read once, when the
             run folder is new.
 
@@ -440,8 +426,6 @@ def train_gan(
         Run(run),
         asked,
         kimg=kimg,
-        tick_kimg=config.tick_kimg,
-        snapshot_ticks=config.snapshot_ticks,
         max_minutes=max_minutes,
         progress=progress,
         on_snapshot=on_snapshot,

@@ -17,25 +17,26 @@ from tqdm import tqdm
 
 from stylemed.errors import BadInput
 from stylemed.training.distributed import Team
-from stylemed.training.run import Run
+from stylemed.training.run import Checkpoint, Run
+from stylemed.training.schedule import Intervals
 
 MOST_SKIPPED = 50  # steps in a row with non-finite gradients before a run gives up
 
 
 class Trainer(Protocol):
+    config: Intervals
     nimg: int
     seconds_reading: float  # spent in the data set so far
     resolution: int  # side of the images it is at
+    saved: tuple[str, ...]  # its attributes that a checkpoint holds
 
     def step(self) -> dict[str, float]: ...  # one step; the numbers are averaged over a tick
 
-    def state_dict(self) -> dict: ...
-
-    def load_state_dict(self, state: dict) -> None: ...
-
     def row(self) -> dict: ...  # what a line of the log says besides averages
 
-    def snapshot(self, run: Run) -> None: ...  # sample grid and exported weights
+    def grid(self, run: Run) -> None: ...  # write a sample grid
+
+    def export(self, run: Run) -> None: ...  # write the weights
 
 
 def random_stream(seed: int, nimg: int, name: str) -> torch.Generator:
@@ -67,6 +68,12 @@ class GradientGuard:
         self.skipped = 0
         self.in_a_row = 0
 
+    def state_dict(self) -> dict[str, int]:
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
+
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if all(math.isfinite(n) for n in torch.stack(torch._foreach_norm(gradients)).tolist()):
@@ -82,14 +89,69 @@ class GradientGuard:
             )
 
 
+class Log:
+    """What happened so far: the rows of log.csv, the sums of the row that has begun, and what was done when."""
+
+    saved = ("rows", "sums", "steps", "seconds", "threads", "done")
+
+    def __init__(self):
+        self.rows: list[dict] = []
+        self.sums: dict[str, float] = {}
+        self.steps = 0  # in these sums
+        self.trained = 0.0  # seconds, in earlier calls
+        self.threads = torch.get_num_threads()
+        self.done: dict[str, int] = {}  # nimg at which a grid was drawn last, weights exported, …
+        self.started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Trained so far, in all calls."""
+        return self.trained + time.monotonic() - self.started
+
+    @seconds.setter
+    def seconds(self, value: float) -> None:
+        self.trained, self.started = value, time.monotonic()
+
+    def add(self, numbers: dict[str, float]) -> None:
+        """What one step tells."""
+        for name, value in numbers.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.steps += 1
+
+    def begin_tick(self, trainer: Trainer) -> None:
+        self.since = time.monotonic(), trainer.nimg, trainer.seconds_reading
+
+    def row(self, trainer: Trainer) -> dict:
+        """What there is to tell since the tick began: means over its steps, and how fast they were."""
+        began, nimg, reading = self.since
+        took = max(time.monotonic() - began, 1e-9)
+        return {
+            "kimg": trainer.nimg / 1000,
+            **trainer.row(),
+            **{name: value / self.steps for name, value in self.sums.items()},
+            "minutes": self.seconds / 60,
+            "images_per_second": (trainer.nimg - nimg) / took,
+            "reading_share": (trainer.seconds_reading - reading) / took,
+        }
+
+    def end_tick(self, trainer: Trainer) -> dict:
+        """Close the row that has begun."""
+        self.rows.append(self.row(trainer))
+        self.sums, self.steps = {}, 0
+        return self.rows[-1]
+
+
+def passed(before: int, now: int, kimg: float) -> bool:
+    """Whether a multiple of `kimg` thousand images lies in (before, now]."""
+    return int(now // (1000 * kimg)) > int(before // (1000 * kimg))
+
+
 def drive(
     trainer: Trainer,
     run: Run,
-    config: dict,
+    asked: dict,
     *,
     kimg: float,
-    tick_kimg: float,
-    snapshot_ticks: int,
     max_minutes: float | None = None,
     progress: bool = True,
     on_snapshot: Callable[[Run, Trainer], None] | None = None,
@@ -97,38 +159,59 @@ def drive(
 ) -> Run:
     """Train until `kimg` thousand images were shown (in all, resumed ones included) or `max_minutes` have passed.
 
-    The same call resumes. Ends with a checkpoint and exported weights. Of a team, the first process reads and writes the folder,
-    which nobody else can use until the call is over, whatever ends it.
+    asked: what the run folder keeps as its configuration. The same call resumes. What is due comes in the order of
+    `trainer.config`'s `Intervals`, the checkpoint last: a kill in between repeats the others. Of a team, the first process reads
+    and writes the folder, which nobody else can use until the call is over, whatever ends it.
     """
     team = team or Team()
-    with _opened(run, config, team) as state:
-        _go_on(trainer, run, state, kimg, tick_kimg, snapshot_ticks, max_minutes, progress, on_snapshot, team)
+    with _opened(run, asked, team) as state:
+        _go_on(trainer, run, state, kimg, max_minutes, progress, on_snapshot, team)
     return run
 
 
-def _go_on(
-    trainer, run, state: dict | None, kimg, tick_kimg, snapshot_ticks, max_minutes, progress, on_snapshot, team
-) -> None:
+def _go_on(trainer, run, state: dict | None, kimg, max_minutes, progress, on_snapshot, team) -> None:
     """The training itself, from `state` (of a checkpoint) on; the rest as `drive` takes it."""
-    first = team.rank == 0
-    rows: list[dict] = []
-    sums: dict[str, float] = {}
-    steps = 0
-    trained_seconds = 0.0
+    first, log, started = team.rank == 0, Log(), time.monotonic()
+    checkpoint = Checkpoint(trainer=trainer, log=log)
+    threads = log.threads
     if state is not None:
-        trainer.load_state_dict(state["trainer"])
-        rows, sums, steps, trained_seconds = state["rows"], state["sums"], state["steps"], state["seconds"]
-        if state["threads"] != torch.get_num_threads():
+        checkpoint.load(state)
+        if log.threads != threads:
             warnings.warn(
-                f"{run.path} was trained with {state['threads']} threads and goes on with {torch.get_num_threads()}: "
+                f"{run.path} was trained with {log.threads} threads and goes on with {threads}: "
                 "results will differ in the last digits.",
                 stacklevel=2,
             )
+        log.threads = threads
     if first:
-        run.write_log(rows)
-    saved = trainer.nimg if state is not None else -1
-    started, tick_started, tick_nimg = time.monotonic(), time.monotonic(), trainer.nimg
-    tick_reading = trainer.seconds_reading
+        run.write_log(log.rows)
+    log.begin_tick(trainer)
+    others = {
+        "grid": lambda: trainer.grid(run),
+        "export": lambda: trainer.export(run),
+        "measure": lambda: on_snapshot and on_snapshot(run, trainer),
+    }
+
+    def save(before: int | None = None) -> None:
+        """What is due since nimg was `before` (None: all) and was not done at this very nimg; whatever a callback does, the
+        checkpoint comes."""
+
+        def due(name: str) -> bool:
+            interval = getattr(trainer.config, f"{name}_kimg")
+            return log.done.get(name) != trainer.nimg and (before is None or passed(before, trainer.nimg, interval))
+
+        if not first:
+            return
+        try:
+            for name, act in others.items():
+                if due(name):
+                    act()
+                    log.done[name] = trainer.nimg
+        finally:
+            if due("checkpoint"):
+                log.done["checkpoint"] = trainer.nimg
+                run.save_checkpoint(checkpoint, trainer.nimg, trainer.resolution)
+
     bar = tqdm(
         total=round(kimg, 3),
         initial=round(min(trainer.nimg / 1000, kimg), 3),
@@ -138,70 +221,28 @@ def _go_on(
         bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.2f}/{total:.2f} kimg [{elapsed}<{remaining}{postfix}]",
         mininterval=1.0,
     )
-
-    def save() -> None:
-        nonlocal saved
-        if saved == trainer.nimg:
-            return
-        saved = trainer.nimg
-        if not first:
-            return
-        trainer.snapshot(run)  # before the checkpoint: a kill in between repeats it
-        try:
-            if on_snapshot is not None:
-                on_snapshot(run, trainer)
-        finally:  # whatever a callback does, the training is kept
-            run.save_checkpoint(
-                {
-                    "trainer": trainer.state_dict(),
-                    "rows": rows,
-                    "sums": sums,
-                    "steps": steps,
-                    "seconds": trained_seconds + time.monotonic() - started,
-                    "threads": torch.get_num_threads(),
-                },
-                trainer.nimg,
-                trainer.resolution,
-            )
-
-    def row(now: float) -> dict:
-        took = max(now - tick_started, 1e-9)
-        return {
-            "kimg": trainer.nimg / 1000,
-            **trainer.row(),
-            **{name: value / steps for name, value in sums.items()},
-            "minutes": (trained_seconds + now - started) / 60,
-            "images_per_second": (trainer.nimg - tick_nimg) / took,
-            "reading_share": (trainer.seconds_reading - tick_reading) / took,
-        }
-
-    tick = 1000 * tick_kimg
     with bar:
         while trainer.nimg < 1000 * kimg:
             if max_minutes is not None and team.agree(time.monotonic() - started > 60 * max_minutes):
                 break
             before = trainer.nimg
-            for name, value in trainer.step().items():
-                sums[name] = sums.get(name, 0.0) + value
-            steps += 1
+            log.add(trainer.step())
             bar.update(min(trainer.nimg / 1000, kimg) - min(before / 1000, kimg))
-            if int(trainer.nimg // tick) > int(before // tick):
-                now = time.monotonic()
-                rows.append(row(now))
-                rate = rows[-1]["images_per_second"]
-                told = f"{rate:.1f} img/s, {rows[-1]['resolution']}²"
-                bar.set_postfix_str(told + (f", p {rows[-1]['p']:.2f}" if "p" in rows[-1] else ""))
+            ticked = passed(before, trainer.nimg, trainer.config.tick_kimg)
+            if ticked:
+                row = log.end_tick(trainer)
+                told = f"{row['images_per_second']:.1f} img/s, {row['resolution']}²"
+                bar.set_postfix_str(told + (f", p {row['p']:.2f}" if "p" in row else ""))
                 if first:
-                    run.write_log(rows)
-                sums, steps = {}, 0
-                if len(rows) % snapshot_ticks == 0:
-                    save()
-                tick_started, tick_nimg = time.monotonic(), trainer.nimg
-                tick_reading = trainer.seconds_reading
+                    run.write_log(log.rows)
+            if trainer.nimg < 1000 * kimg:  # at the end everything is due
+                save(before)
+            if ticked:
+                log.begin_tick(trainer)
     save()
     # What came after the last tick is told too, but not kept: a resumed run begins its tick where it was.
-    if first and steps:
-        run.write_log([*rows, row(time.monotonic())])
+    if first and log.steps:
+        run.write_log([*log.rows, log.row(trainer)])
 
 
 @contextmanager

@@ -103,13 +103,9 @@ class Run:
             write_atomic(file, yaml.safe_dump(config, sort_keys=False).encode())
         (self.path / "samples").mkdir(exist_ok=True)
 
-    def save_checkpoint(self, state: dict, nimg: int, resolution: int, keep: int = 3) -> None:
-        """Write `checkpoint-NIMG-RESOLUTION.pt` beside, sync, rename; keep the newest `keep` and the last of each resolution."""
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        payload = buffer.getvalue()
-        digest = hashlib.sha256(payload).hexdigest().encode()
-        write_atomic(self.path / f"checkpoint-{nimg:010d}-{resolution}.pt", _HEADER + digest + b"\n" + payload)
+    def save_checkpoint(self, checkpoint: "Checkpoint", nimg: int, resolution: int, keep: int = 3) -> None:
+        """Write `checkpoint-NIMG-RESOLUTION.pt`; keep the newest `keep` and the last of each resolution."""
+        checkpoint.save(self.path / f"checkpoint-{nimg:010d}-{resolution}.pt")
         files = self.checkpoints()
         last = {file.stem.rpartition("-")[2]: file for file in files}  # of each resolution
         for old in files[:-keep]:
@@ -172,6 +168,45 @@ def _differences(before: dict, now: dict, prefix: str = "") -> list[str]:
         elif old != new:
             found.append(f"{prefix}{key}: {old} there, {new} now")
     return found
+
+
+class Checkpoint:
+    """What is saved of a training and read again: of each named part the attributes that its `saved` lists (as edm2 does).
+
+    An attribute is saved by its state_dict where it has one (networks, optimizers), else as the plain value it is.
+    """
+
+    def __init__(self, **parts):
+        self.parts = parts
+
+    def state(self) -> dict:
+        """{part: {attribute: state or value}}."""
+        return {name: {key: _state(getattr(part, key)) for key in part.saved} for name, part in self.parts.items()}
+
+    def save(self, path: Path) -> None:
+        """Write all of it to one file, with a checksum: whole or not at all."""
+        buffer = io.BytesIO()
+        torch.save(self.state(), buffer)
+        digest = hashlib.sha256(buffer.getvalue()).hexdigest().encode()
+        write_atomic(path, _HEADER + digest + b"\n" + buffer.getvalue())
+
+    def load(self, state: dict) -> None:
+        """Put back what `read_checkpoint` read; BadInput where it is the state of other parts."""
+        known = {name: set(part.saved) for name, part in self.parts.items()}
+        if set(state) != set(known) or any(set(state[name]) != known[name] for name in known):
+            raise BadInput(
+                "The checkpoint is of another version of this program; begin a new run, from its weights if you like."
+            )
+        for name, part in self.parts.items():
+            for key, value in state[name].items():
+                if hasattr(getattr(part, key), "load_state_dict"):
+                    getattr(part, key).load_state_dict(value)
+                else:
+                    setattr(part, key, value)
+
+
+def _state(value):
+    return value.state_dict() if hasattr(value, "state_dict") else value
 
 
 def read_checkpoint(path: Path) -> dict:

@@ -12,7 +12,28 @@ PAPER_RATE = {128: 0.0015, 256: 0.002, 512: 0.003, 1024: 0.003}
 
 
 @dataclass(frozen=True)
-class GanConfig:
+class Intervals:
+    """How often a training tells and saves something, in thousands of images; all of it once more at the end of each call."""
+
+    tick_kimg: float = 10.0  # a line of the log
+    grid_kimg: float = 100.0  # a sample grid
+    export_kimg: float = 100.0  # the weights, for others to use
+    measure_kimg: float = 100.0  # a call of `on_snapshot`: distances, or a picture in a notebook
+    checkpoint_kimg: float = 100.0  # what the same training goes on from
+
+    def __post_init__(self):
+        for each in fields(Intervals):
+            if getattr(self, each.name) <= 0:
+                raise BadInput(f"{each.name} must be more than 0, not {getattr(self, each.name):g}.")
+
+
+def all_every(kimg: float) -> dict[str, float]:
+    """Everything but the log at the same interval, as fields of `Intervals`."""
+    return dict.fromkeys(("grid_kimg", "export_kimg", "measure_kimg", "checkpoint_kimg"), kimg)
+
+
+@dataclass(frozen=True)
+class GanConfig(Intervals):
     """One training of generator and discriminator. The defaults are the paper's; presets name what they change.
 
     `resolution` and `channels` come from the data. kimg (how long) and the seed are not part of it.
@@ -58,11 +79,9 @@ class GanConfig:
     ada_target: float = 0.6
     ada_kimg: float = 500.0  # thousands of images in which p can go from 0 to 1 …
     ada_most: float = 0.8  # … but not beyond: above it changes leak into generated images (Karras 2020, section 2.2)
-    # book-keeping
-    tick_kimg: float = 10.0  # a line of the log
-    snapshot_ticks: int = 10  # a sample grid and a checkpoint every so many ticks
 
     def __post_init__(self):
+        super().__post_init__()
         if self.augment not in ("none", "fixed", "ada"):
             raise BadInput(f"augment must be none, fixed or ada, not {self.augment}.")
         if self.precision not in ("float32", "bf16"):
@@ -102,7 +121,7 @@ PRESETS: dict[str, dict] = {
         "augment": "fixed",
         "augment_p": 0.5,
         "tick_kimg": 0.08,
-        "snapshot_ticks": 2,
+        **all_every(0.16),
     },
 }
 _SMALL = {
@@ -133,7 +152,7 @@ _SMALL = {
     "augment_p": 0.5,
     "ada_kimg": 50.0,
     "tick_kimg": 0.5,
-    "snapshot_ticks": 10,
+    **all_every(5.0),
 }
 # Thousands of slices need little augmentation. In pairs the real image wins nearly always, r_t stays above its target whatever p
 # is, and at p = 0.8 the changes showed in generated images and variety fell (benchmarks/RESULTS.md).
@@ -148,22 +167,28 @@ PRESETS["ct-128"] = {
     "stable_kimg": 40.0,
     "fade_kimg": 40.0,
     "tick_kimg": 2.0,
+    **all_every(20.0),
 }
 
 
-def gan_config(name: str, resolution: int, channels: int = 1, **changes) -> GanConfig:
-    """The named preset for data of this resolution and number of channels; BadInput for an unknown name or field."""
-    config = config_from_preset(GanConfig, PRESETS, name, changes, resolution=resolution, channels=channels)
+def gan_config(preset: str | GanConfig, resolution: int, channels: int = 1, **changes) -> GanConfig:
+    """The named preset for data of this resolution and number of channels: `config_from_preset`."""
+    config = config_from_preset(GanConfig, PRESETS, preset, changes, resolution=resolution, channels=channels)
     return replace(config, start_resolution=min(config.start_resolution, resolution))
 
 
-def config_from_preset(kind: type, presets: dict[str, dict], name: str, changes: dict, **given):
+def config_from_preset(kind: type, presets: dict[str, dict], preset, changes: dict, **given):
     """A configuration `kind` (dataclass) of the named preset with `changes`, and what is `given` by the data or networks.
 
-    BadInput for an unknown preset, an unknown field, or a value of another type than the field's.
+    preset: a name, or a whole configuration, which is taken as it is. BadInput for an unknown preset, an unknown field, a value of
+    another type than the field's, and for changes of a whole configuration.
     """
-    if name not in presets:
-        raise BadInput(f"There is no preset {name}; choose one of {', '.join(presets)}.")
+    if isinstance(preset, kind):
+        if changes:
+            raise BadInput(f"Give {', '.join(changes)} in the configuration itself.")
+        return preset
+    if preset not in presets:
+        raise BadInput(f"There is no preset {preset}; choose one of {', '.join(presets)}.")
     types = {f.name: f.type for f in fields(kind)}
     unknown = set(changes) - set(types)
     if unknown:
@@ -174,7 +199,7 @@ def config_from_preset(kind: type, presets: dict[str, dict], name: str, changes:
     for key, value in changes.items():
         if not _fits(value, types[key]):
             raise BadInput(f"{key} cannot be {value!r}; by default it is {getattr(usual, key)!r}.")
-    return kind(**{**presets[name], **changes, **given})
+    return kind(**{**presets[preset], **changes, **given})
 
 
 def _fits(value: Any, annotation: Any) -> bool:

@@ -26,8 +26,9 @@ from stylemed.evaluation.judge_training import (
     train_labeller,
 )
 from stylemed.phantom import make_phantom
+from stylemed.training.schedule import all_every
 
-SMALL = JudgeConfig(width=8, batch=8, kimg=3.0, tick_kimg=0.2, snapshot_ticks=3)
+SMALL = JudgeConfig(width=8, batch=8, kimg=3.0, tick_kimg=0.2, **all_every(0.6))
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,8 @@ from stylemed.training import (
 from stylemed.training.encoder import EncoderTrainer
 from stylemed.training.gan import GanTrainer
 from stylemed.training.loop import MOST_SKIPPED, GradientGuard, next_positions
-from stylemed.training.run import export
-from stylemed.training.schedule import ema_beta
+from stylemed.training.run import Checkpoint, export
+from stylemed.training.schedule import all_every, ema_beta
 
 
 def state(run: Path) -> dict:
@@ -145,10 +145,35 @@ def test_generator_of_a_training_stopped_early_draws_as_far_as_it_has_grown(tmp_
 
 
 def test_last_checkpoint_of_each_resolution_stays(tmp_path):
-    grow = {**TINY, "start_resolution": 8, "stable_kimg": 0.16, "fade_kimg": 0.16, "snapshot_ticks": 1}
+    grow = {**TINY, "start_resolution": 8, "stable_kimg": 0.16, "fade_kimg": 0.16, **all_every(0.08)}
     run = train_gan(Blobs(), tmp_path / "run", "smoke", kimg=0.8, progress=False, **grow)
     names = [file.stem.split("-")[1:] for file in run.checkpoints()]
     assert names == [["0000000160", "8"], ["0000000640", "16"], ["0000000720", "16"], ["0000000800", "16"]]
+
+
+def test_grid_export_measure_and_checkpoint_have_intervals_of_their_own(tmp_path):
+    seen = []
+
+    def measure(run, trainer):
+        seen.append((trainer.nimg, load_generator(run.path)[1]["nimg"]))
+
+    often = dict(grid_kimg=0.08, export_kimg=0.16, measure_kimg=0.2, checkpoint_kimg=0.12, **TINY)
+    for _ in range(2):  # the second call finds everything done
+        run = train_gan(Blobs(), tmp_path / "run", "smoke", kimg=0.4, progress=False, on_snapshot=measure, **often)
+    assert [int(file.stem) for file in run.samples()] == [80, 160, 240, 320, 400]
+    assert seen == [(200, 160), (400, 400)]
+    assert [int(file.stem.split("-")[1]) for file in run.checkpoints()] == [240, 360, 400]
+    with pytest.raises(BadInput, match="export_kimg must be more than 0"):
+        train_gan(Blobs(), tmp_path / "none", "smoke", kimg=0.4, export_kimg=0.0, **TINY)
+
+
+def test_a_checkpoint_of_other_parts_is_refused():
+    trainer = GanTrainer(Blobs(), gan_config("smoke", 16, **TINY), seed=0)
+    state = Checkpoint(trainer=trainer).state()
+    Checkpoint(trainer=trainer).load(state)
+    for other in ({"counters": [1, 2]}, {"trainer": {**state["trainer"], "counters": []}}, {**state, "rows": []}):
+        with pytest.raises(BadInput, match="another version of this program"):
+            Checkpoint(trainer=trainer).load(other)
 
 
 def _train_on_a_small_disk(folder):

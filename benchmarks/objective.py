@@ -13,8 +13,8 @@ import torch
 
 from stylemed.data.store import SliceDataset, SliceStore
 from stylemed.evaluation import Distances, read_distances
-from stylemed.evaluation.judge import Labeller
 from stylemed.training import Run, train_gan
+from stylemed.training.reader import Labeller
 from stylemed.training.schedule import all_every
 
 RELATIVISTIC = {"loss": "relativistic", "r2_gamma": 0.3}

@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 
 from stylemed.data.store import SliceStore
-from stylemed.evaluation.judge import LEAST_ACROSS, Judge, Labeller, errors, truth
+from stylemed.data.truth import LEAST_ACROSS, truth
+from stylemed.evaluation.judge import errors
+from stylemed.training.reader import Judge, Labeller
 
 
 def main() -> None:

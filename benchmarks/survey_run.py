@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 
 from stylemed.data.store import SliceStore, disc_across
+from stylemed.data.truth import truth
 from stylemed.evaluation import corrected_share, read_distances, survey_samples
-from stylemed.evaluation.judge import Judge, Labeller, truth
 from stylemed.files import write_atomic
 from stylemed.latent.mixing import synthesize
 from stylemed.training import load_generator
+from stylemed.training.reader import Judge, Labeller
 from stylemed.training.run import grid_png
 
 SIZES = ((0, 3), (3, 5), (5, 8), (8, np.inf))  # pixels across

@@ -17,8 +17,14 @@ from typing import Any
 from stylemed.errors import BadInput, Hindered
 
 FORMAT = 1  # of the header that `save_tensors` writes
-# Networks of before said in their header which class they were, and not what kind of file it is.
-KINDS = {"Generator": "generator", "Discriminator": "discriminator", "Encoder": "encoder", "JudgeNetwork": "reader"}
+# By the class of a network. Headers of before name the class; there it was JudgeNetwork.
+KINDS = {
+    "Generator": "generator",
+    "Discriminator": "discriminator",
+    "Encoder": "encoder",
+    "JudgeNetwork": "reader",
+    "ReaderNetwork": "reader",
+}
 
 
 # -- atomic writing

@@ -1,4 +1,4 @@
-"""Numbers about patients: the AUC, intervals by a bootstrap over patients (Efron and Tibshirani 1993), and order by chance."""
+"""Numbers about patients and outlines: AUC, Dice, the bootstrap over patients (Efron and Tibshirani 1993), order by chance."""
 
 from __future__ import annotations
 
@@ -55,3 +55,9 @@ def mean_interval(values, patients, seed: int = 0, draws: int = 1000) -> tuple[f
     means = (drawn @ sums) / np.maximum(drawn @ counts, 1)
     low, high = np.quantile(means, (0.025, 0.975))
     return float(low), float(high), float(values.mean())
+
+
+def dice(found: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Dice of each slice of two outlines bool [N, R, R]; NaN where neither has a pixel."""
+    total = found.sum(axis=(1, 2)) + true.sum(axis=(1, 2))
+    return np.where(total > 0, 2 * (found & true).sum(axis=(1, 2)) / np.maximum(total, 1), np.nan)

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as torch_save_file
 
 from stylemed.errors import BadInput, Hindered
 from stylemed.files import atomic, load_tensors, save_tensors, write_json
+from stylemed.networks.reader import ReaderNetwork
 from stylemed.training import load_encoder, load_generator
+from stylemed.training.reader import Labeller
 
 
 def tree(folder):
@@ -81,6 +84,23 @@ def test_tensors_come_back_with_their_header_and_only_as_what_they_are(tmp_path)
     save_file(arrays, file, {"kind": "stylemed generator", "format": "1", "count": "{"})
     with pytest.raises(BadInput, match="damaged"):
         load_tensors(file, "generator")
+
+
+def test_readers_of_before_can_be_read(tmp_path):
+    """Their header names a class of before, and their provenance says which reader it is."""
+    network = ReaderNetwork(8, 1)
+    metadata = {"threshold": 0.5, "provenance": {"kind": "labeller", "patients": {"1": []}}}
+    header = {
+        "format": "1",
+        "class": "JudgeNetwork",
+        "config": json.dumps(network.config),
+        "metadata": json.dumps(metadata),
+    }
+    torch_save_file(network.state_dict(), tmp_path / "labeller.safetensors", header)
+    reader = Labeller.load(tmp_path)
+    assert reader.threshold == 0.5 and set(reader.provenance.patients) == {"1"}
+    again = Labeller.load(reader.save(tmp_path / "again.safetensors"))
+    assert all(torch.equal(a, b) for a, b in zip(reader.network.parameters(), again.network.parameters(), strict=True))
 
 
 def test_weights_whose_header_names_a_class_can_be_read(root):

@@ -154,7 +154,8 @@ def train_judge_command(
 ) -> None:
     """Train the judge: a reader of slices that has no part in generating them."""
     from stylemed.data.store import SliceStore
-    from stylemed.evaluation.judge_training import cross_validate, train_judge
+    from stylemed.evaluation.judge import cross_validate
+    from stylemed.training.reader import train_judge
 
     settings = dict(kimg=kimg, max_minutes=max_minutes, seed=seed, device=device)
     if folds is None:
@@ -174,7 +175,7 @@ def train_labeller_command(
 ) -> None:
     """Train the labeller: a reader of slices that may take part in generating them, and does not measure."""
     from stylemed.data.store import SliceStore
-    from stylemed.evaluation.judge_training import train_labeller
+    from stylemed.training.reader import train_labeller
 
     done = train_labeller(SliceStore.open(store), run, kimg=kimg, max_minutes=max_minutes, seed=seed, device=device)
     _trained(done)
@@ -199,7 +200,8 @@ def judge(
 ) -> None:
     """Say how wrong the judge (or a labeller) is, factor by factor, on patients it has never seen."""
     from stylemed.data.store import SliceStore
-    from stylemed.evaluation.judge import Judge, Labeller, errors
+    from stylemed.evaluation.judge import errors
+    from stylemed.training.reader import Judge, Labeller
 
     if (judge is None) == (labeller is None):
         raise BadInput("stylemed judge needs --judge RUN or --labeller RUN, one of them.")

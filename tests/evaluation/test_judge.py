@@ -11,24 +11,27 @@ import pytest
 import torch
 
 from stylemed.data import SliceStore, Window, prepare
+from stylemed.data.truth import truth
 from stylemed.errors import BadInput
-from stylemed.evaluation.judge import Findings, Judge, Labeller, error_table, errors, truth
-from stylemed.evaluation.judge_training import (
-    JudgeConfig,
-    JudgeTrainer,
+from stylemed.evaluation.judge import cross_validate, error_table, errors
+from stylemed.phantom import make_phantom
+from stylemed.training.reader import (
+    Findings,
+    Judge,
+    Labeller,
+    ReaderTrainer,
     _body_known,
     _classes,
     _outline_loss,
     _reached,
     best_threshold,
-    cross_validate,
+    reader_config,
     train_judge,
     train_labeller,
 )
-from stylemed.phantom import make_phantom
-from stylemed.training.schedule import all_every
 
-SMALL = JudgeConfig(width=8, batch=8, kimg=3.0, tick_kimg=0.2, **all_every(0.6))
+SMALL = reader_config("smoke")
+TINY = reader_config("smoke", kimg=0.08, tick_kimg=0.04)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(store, tmp_path_factory):
-    return train_judge(store, tmp_path_factory.mktemp("judge") / "run", progress=False, config=SMALL)
+    return train_judge(store, tmp_path_factory.mktemp("judge") / "run", SMALL, progress=False)
 
 
 def test_it_learns_and_only_from_its_patients(store, trained):
@@ -58,8 +61,8 @@ def test_it_learns_and_only_from_its_patients(store, trained):
 
 
 def test_resumed_judge_is_the_same(store, trained, tmp_path):
-    train_judge(store, tmp_path / "run", max_minutes=0.03, progress=False, config=SMALL)
-    train_judge(store, tmp_path / "run", progress=False, config=SMALL)
+    train_judge(store, tmp_path / "run", SMALL, max_minutes=0.03, progress=False)
+    train_judge(store, tmp_path / "run", SMALL, progress=False)
     a, b = (Judge.load(path) for path in (trained.path, tmp_path / "run"))
     assert a.threshold == b.threshold
     assert all(torch.equal(x, y) for x, y in zip(a.network.parameters(), b.network.parameters(), strict=True))
@@ -79,16 +82,15 @@ def test_curve_has_a_row_a_snapshot(trained):
 
 
 def test_labeller_learns_from_train_and_is_no_judge(store, trained, tmp_path):
-    config = JudgeConfig(width=8, batch=8, kimg=0.08, tick_kimg=0.04)
     swapped = store.slices["split"].replace({"judge": "train", "train": "judge"})
     store = copy.copy(store)
     store.slices = store.slices.assign(split=swapped)
-    run = train_labeller(store, tmp_path / "run", progress=False, config=config)
+    run = train_labeller(store, tmp_path / "run", TINY, progress=False)
     labeller = Labeller.load(run.path)
     mine = set(store.slices["patient"][store.select("train")])
     made = labeller.provenance
     assert (made.kind, set(made.patients), made.split, made.nimg) == ("labeller", mine, "train", 80)
-    trainer = JudgeTrainer(store, config, 0, reader=Labeller)
+    trainer = ReaderTrainer(store, TINY, 0, reader=Labeller)
     shown = store.slices.iloc[trainer.rows[trainer.order]]
     assert made.prevalence == pytest.approx((shown["tumor_px"] > 0).mean(), abs=1e-4)
     assert len(labeller.findings(store.images([0, 1])).table) == 2
@@ -165,19 +167,18 @@ def test_cut_off_intensities_leave_the_body_unknown_and_can_be_learned(store):
     for other in (said, cut, shown):
         assert (_body_known(other, rows) == mr).all()
     cut.windows = shown.windows
-    trainer = JudgeTrainer(cut, SMALL, 0)
+    trainer = ReaderTrainer(cut, SMALL, 0)
     assert all(math.isfinite(value) for _ in range(3) for value in trainer.step().values())
 
 
 def test_by_turns_no_judge_sees_whom_it_is_asked_about(store, tmp_path):
     patients = set(store.slices["patient"])
-    config = JudgeConfig(width=8, batch=8, kimg=0.08, tick_kimg=0.04)
-    table = cross_validate(store, tmp_path / "r", 2, progress=False, config=config).set_index("what")
+    table = cross_validate(store, tmp_path / "r", 2, TINY, progress=False).set_index("what")
     seen = [set(Judge.load(tmp_path / "r" / f"fold-{k}").provenance.patients) for k in (1, 2)]
     assert seen[0] | seen[1] == patients and not seen[0] & seen[1] and min(map(len, seen)) >= len(patients) // 2
     assert table.loc["liver, Dice", "patients"] == len(patients) and table.loc["liver, Dice", "slices"] == len(store)
     with pytest.raises(BadInput, match="not enough for 11 folds"):
-        cross_validate(store, tmp_path / "x", 11, progress=False, config=config)
+        cross_validate(store, tmp_path / "x", 11, TINY, progress=False)
 
 
 def test_findings_have_the_promised_shape(store, trained):

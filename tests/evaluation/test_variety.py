@@ -7,8 +7,8 @@ import torch
 
 from stylemed.errors import BadInput
 from stylemed.evaluation import corrected_share, covered, pairwise_dice, survey_samples
-from stylemed.evaluation.judge import Findings
 from stylemed.networks import Generator
+from stylemed.training.reader import Findings
 
 
 def test_points_on_a_line_are_covered_as_far_as_the_third_neighbour():

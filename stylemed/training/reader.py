@@ -1,10 +1,13 @@
-"""Training a reader: the judge on the `judge` patients of a store, the labeller on `train`.
+"""The readers of slices, judge and labeller, and their training: the judge on `judge` patients only, the labeller on `train`.
 
-Its threshold is fixed on some of them, held back from the training.
+The judge measures what generator, encoder and directions do, and has no part in making any of them. The labeller may take part
+(it labels generated images, say), and measures nothing. Both are one network, `networks.reader`. The threshold of "present" is
+fixed on patients of the same split, held back from the training.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,30 +18,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stylemed.data.body import BODY_HU, BRIGHTEST_FAT_HU, body_piece
+from stylemed.data.truth import patients_by_tumors, present, truth
 from stylemed.errors import BadInput
-from stylemed.evaluation.judge import (
-    BATCH,
-    CLASSES,
-    LEAST_ACROSS,
-    NOISE_HU,
-    PHASES,
-    Findings,
-    Judge,
-    JudgeNetwork,
-    Labeller,
-    Reader,
-    dice,
-    error_table,
-    truth,
-)
 from stylemed.files import write_atomic
-from stylemed.statistics import by_chance
+from stylemed.networks.reader import CLASSES, ReaderNetwork
+from stylemed.phantom.anatomy import ENHANCEMENT
+from stylemed.provenance import Provenance
+from stylemed.statistics import dice
 from stylemed.training import augment
 from stylemed.training.distributed import own_device, refuse_team
 from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, random_stream
-from stylemed.training.run import Run
-from stylemed.training.schedule import Intervals, ema_beta
+from stylemed.training.run import Run, export, load_network
+from stylemed.training.schedule import Intervals, all_every, config_from_preset, ema_beta
 
+PHASES = tuple(ENHANCEMENT)
+NOISE_HU = 30.0  # unit of the noise head
+BATCH = 32  # slices read at a time
 BODY_SIGNAL = 80  # MR: above is body, of a signal up to 1000
 SEEN_AT = 64  # pixels: the U-Net's own resolution, at most
 MOST_TIMES = 6  # that a slice with a tumor is shown while another is shown once
@@ -47,8 +42,112 @@ VARIED = augment.Ranges(brightness=0.02, contrast=0.03)
 HELD = 0.2  # of the patients: they fix the threshold
 
 
+# -- the readers
+
+
+@dataclass
+class Findings:
+    """What a reader sees in N slices.
+
+    `masks` uint8 [N, R, R] of CLASSES; `table`, a row each: tumor_score (logit), tumor (0/1 at the threshold), tumor_px, liver_px,
+    tumor_x, tumor_y (centre of the tumor's probability, in shares of the image side, NaN without tumor), modality_mr, phase,
+    kernel_sharp, noise_hu, height (0 lowest slice with liver, 1 highest).
+    """
+
+    masks: np.ndarray
+    table: pd.DataFrame
+
+
+class Reader:
+    """A trained network with its threshold: a `Judge` or a `Labeller`. `load` reads one, `findings` asks it."""
+
+    kind: str  # also the name of its file in the run folder
+    split: str  # that it learns from
+
+    def __init__(self, network: ReaderNetwork, threshold: float, metadata: dict | None = None):
+        self.network, self.threshold, self.metadata = network.eval().requires_grad_(False), threshold, metadata or {}
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where it comes from; its patients are those it learned from."""
+        if "provenance" in self.metadata:
+            return Provenance.from_dict(self.metadata["provenance"])
+        names = {name: [] for name in self.metadata.get("patients", [])}  # a file of before
+        return Provenance(kind=self.kind, store=self.metadata.get("store"), patients=names)
+
+    @torch.no_grad()
+    def findings(self, images) -> Findings:
+        """images [N, 1, R, R] in [-1, 1], R a multiple of 16."""
+        images = torch.as_tensor(images, dtype=torch.float32)
+        if images.ndim != 4 or images.shape[1] != 1 or images.shape[-1] % 16:
+            raise BadInput(
+                f"The {self.kind} reads images [N, 1, R, R] with R a multiple of 16, not {tuple(images.shape)}."
+            )
+        masks, rows = [], []
+        for part in images.clamp(-1, 1).split(BATCH):
+            logits, heads = self.network(part.to(self.network.unet.final_conv.weight.device))
+            logits, heads = logits.cpu(), {name: head.cpu() for name, head in heads.items()}
+            masks.append(logits.argmax(dim=1).to(torch.uint8).numpy())
+            rows.append(self._rows(logits.softmax(dim=1), heads, masks[-1]))
+        return Findings(np.concatenate(masks), pd.concat(rows, ignore_index=True))
+
+    def _rows(self, shares: Tensor, heads: dict[str, Tensor], masks: np.ndarray) -> pd.DataFrame:
+        side = masks.shape[-1]
+        tumor = masks == CLASSES.index("tumor")
+        count = tumor.sum(axis=(1, 2))
+        weight = shares[:, CLASSES.index("tumor")].numpy() * tumor
+        total = np.where(count > 0, weight.sum(axis=(1, 2)), np.nan)
+        along = (np.arange(side) + 0.5) / side
+        score = heads["present"][:, 0].numpy()
+        return pd.DataFrame(
+            {
+                "tumor_score": score,
+                "tumor": (score > self.threshold).astype(int),
+                "tumor_px": count,
+                "liver_px": (masks >= CLASSES.index("liver")).sum(axis=(1, 2)),
+                "tumor_x": weight.sum(axis=1) @ along / total,
+                "tumor_y": weight.sum(axis=2) @ along / total,
+                "modality_mr": heads["modality"][:, 0].sigmoid().numpy(),
+                "phase": [PHASES[k] for k in heads["phase"].argmax(dim=1).tolist()],
+                "kernel_sharp": heads["kernel"][:, 0].sigmoid().numpy(),
+                "noise_hu": NOISE_HU * heads["noise"][:, 0].numpy(),
+                "height": heads["height"][:, 0].numpy(),
+            }
+        )
+
+    def save(self, path: Path) -> Path:
+        """Write one safetensors file."""
+        provenance = replace(self.provenance, kind=self.kind).to_dict()
+        export(path, self.network, {**self.metadata, "threshold": self.threshold, "provenance": provenance})
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path):
+        """That of a run folder or .safetensors file; BadInput for anything else, the other kind of reader included."""
+        network, metadata = load_network(path, cls.kind, ReaderNetwork)
+        found = network.provenance.kind or Judge.kind  # before there were labellers, all were judges
+        if found != cls.kind:
+            raise BadInput(f"{path}: holds a {found}, not a {cls.kind}; train one with stylemed train {cls.kind}.")
+        return cls(network, metadata["threshold"], metadata)
+
+
+class Judge(Reader):
+    """The reader that only measures, trained on `judge` patients."""
+
+    kind, split = "judge", "judge"
+
+
+class Labeller(Reader):
+    """The reader that may take part in making things, trained on `train` patients."""
+
+    kind, split = "labeller", "train"
+
+
+# -- their training
+
+
 @dataclass(frozen=True)
-class JudgeConfig(Intervals):
+class ReaderConfig(Intervals):
     """One training of a judge or a labeller."""
 
     width: int = 16
@@ -66,7 +165,18 @@ class JudgeConfig(Intervals):
     checkpoint_kimg: float = 20.0
 
 
-class JudgeTrainer:
+READER_PRESETS: dict[str, dict] = {
+    "standard": {},
+    "smoke": {"width": 8, "batch": 8, "kimg": 3.0, "tick_kimg": 0.2, **all_every(0.6)},
+}
+
+
+def reader_config(preset: str | ReaderConfig, **changes) -> ReaderConfig:
+    """The named preset with single fields replaced: `config_from_preset`."""
+    return config_from_preset(ReaderConfig, READER_PRESETS, preset, changes)
+
+
+class ReaderTrainer:
     """The network, its average, and one step. rows: of the store, to learn from; None takes those of the reader's split."""
 
     saved = ("nimg", "guard", "network", "averaged", "optimizer", "curve")
@@ -74,7 +184,7 @@ class JudgeTrainer:
     def __init__(
         self,
         store,
-        config: JudgeConfig,
+        config: ReaderConfig,
         seed: int,
         device: str | torch.device = "cpu",
         rows=None,
@@ -89,7 +199,7 @@ class JudgeTrainer:
                 f"{store.path} has {table['patient'].nunique()} patients for a {reader.kind} to learn from, which needs "
                 f"at least 3; give more of them the split {reader.split}."
             )
-        strata = list(_strata(table, seed).values())
+        strata = list(patients_by_tumors(table, seed).values())
         held = [name for names in strata for name in names[: _held_back(len(names))]] or strata[0][:1]
         inside = table["patient"].astype(str).isin(held).to_numpy()
         self.rows, self.held = rows[~inside], rows[inside]
@@ -98,7 +208,7 @@ class JudgeTrainer:
         self.body_known = torch.from_numpy(_body_known(store, self.rows))
         self.true = truth(store, self.rows)
         self.targets = {
-            "present": _tensor(_present(self.true)),
+            "present": _tensor(present(self.true)),
             "modality": _tensor(self.true["modality_mr"]),
             "phase": torch.tensor([PHASES.index(p) if p in PHASES else -1 for p in self.true["phase"]]),
             "kernel": _tensor(self.true["kernel_sharp"]),
@@ -112,7 +222,7 @@ class JudgeTrainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_stream(seed, 0, "judge").initial_seed())
             fold = max(1, store.resolution // SEEN_AT)
-            self.network, self.averaged = JudgeNetwork(config.width, fold), JudgeNetwork(config.width, fold)
+            self.network, self.averaged = ReaderNetwork(config.width, fold), ReaderNetwork(config.width, fold)
         self.averaged.load_state_dict(self.network.state_dict())
         self.network.to(self.device)
         self.averaged.to(self.device).eval().requires_grad_(False)
@@ -170,7 +280,7 @@ class JudgeTrainer:
         """Fix the threshold on the patients held back; write the weights and a row of curve.csv."""
         reader = self.reader_now()
         found, true = reader.findings(self.store.images(self.held)), truth(self.store, self.held)
-        reader.threshold = best_threshold(found.table["tumor_score"].to_numpy(), _present(true).to_numpy())
+        reader.threshold = best_threshold(found.table["tumor_score"].to_numpy(), present(true).to_numpy())
         reader.save(run.path / f"{reader.kind}.safetensors")
         liver = dice(found.masks >= 2, np.asarray(self.store.labels[self.held]) > 0)
         self.curve.append({"kimg": self.nimg / 1000, **_reached(found, true, reader.threshold, liver)})
@@ -190,128 +300,68 @@ def _reached(found: Findings, true: pd.DataFrame, threshold: float, liver: np.nd
     and of portal CT alone, sensitivity for them at the threshold that was fixed on them, and Dice of the liver."""
     from sklearn.metrics import roc_auc_score
 
-    score, present = found.table["tumor_score"].to_numpy(), _present(true).to_numpy()
+    score, state = found.table["tumor_score"].to_numpy(), present(true).to_numpy()
     row = {}
     for name, use in (("auc", np.full(len(true), True)), ("auc_portal", (true["phase"] == "portal").to_numpy())):
-        use = use & np.isfinite(present)
-        row[name] = float(roc_auc_score(present[use], score[use])) if len(set(present[use])) == 2 else float("nan")
-    large = present == 1
+        use = use & np.isfinite(state)
+        row[name] = float(roc_auc_score(state[use], score[use])) if len(set(state[use])) == 2 else float("nan")
+    large = state == 1
     row["sensitivity"] = float((score[large] > threshold).mean()) if large.any() else float("nan")
     return row | {"liver_dice": float(np.nanmean(liver))}
-
-
-def _present(true: pd.DataFrame) -> pd.Series:
-    """1 with a tumor, 0 without; NaN where none of its tumors is large enough to be asked for."""
-    return true["tumor"].where((true["tumor"] == 0) | (true["tumor_across"] >= LEAST_ACROSS))
-
-
-def _strata(table, seed: int) -> dict[str, list[str]]:
-    """Patients by what is known of their tumors (some, none, unknown), in an order that chance by `seed` gives."""
-    strata: dict[str, list[str]] = {}
-    for patient, part in table.groupby(table["patient"].astype(str)):
-        state = "some" if (part["tumor_px"] > 0).any() else "none" if (part["tumor_known"] == 1).all() else "unknown"
-        strata.setdefault(state, []).append(patient)
-    return {state: by_chance(names, seed) for state, names in strata.items()}
 
 
 def _held_back(patients: int) -> int:
     return max(1, round(HELD * patients)) if patients > 1 else 0
 
 
-def _asked(config: JudgeConfig | None, kimg: float | None) -> JudgeConfig:
+def train_judge(store, run: str | Path, preset: str | ReaderConfig = "standard", **how) -> Run:
+    """Train a judge on the split `judge` of a store: `train_reader`, as it takes the rest."""
+    return train_reader(Judge, store, run, preset, **how)
+
+
+def train_labeller(store, run: str | Path, preset: str | ReaderConfig = "standard", **how) -> Run:
+    """Train a labeller on the split `train` of a store: `train_reader`, as it takes the rest."""
+    return train_reader(Labeller, store, run, preset, **how)
+
+
+def train_reader(
+    reader: type[Reader],
+    store,
+    run: str | Path,
+    preset: str | ReaderConfig = "standard",
+    *,
+    kimg: float | None = None,
+    max_minutes: float | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    progress: bool = True,
+    on_snapshot: Callable[[Run, ReaderTrainer], None] | None = None,
+    rows=None,
+    fold: str | None = None,
+    **changes,
+) -> Run:
+    """Train a reader in the folder `run`; the same call resumes.
+
+    Args:
+        preset: name in `READER_PRESETS` or a whole ReaderConfig; `changes` replace single fields of a preset.
+        kimg: thousands of slices to show in all; None takes the preset's. The learning rate falls until then.
+        rows: of the store, to learn from; None takes those of the reader's split. fold: a name for them.
+
+    Raises BadInput for too few patients, an unknown preset or field, a run folder of another configuration or in use.
+    """
     refuse_team("A judge or labeller")
-    config = config or JudgeConfig()
-    return config if kimg is None else replace(config, kimg=kimg)
-
-
-def train_judge(
-    store,
-    run: str | Path,
-    *,
-    kimg: float | None = None,
-    max_minutes: float | None = None,
-    seed: int = 0,
-    progress: bool = True,
-    config: JudgeConfig | None = None,
-    device: str | None = None,
-) -> Run:
-    """Train a judge on the split `judge` of a store in the folder `run`; the same call resumes.
-
-    kimg: thousands of slices to show in all; None takes the configuration's. Raises BadInput for too few judge patients.
-    """
-    config = _asked(config, kimg)
-    return _train(JudgeTrainer(store, config, seed, own_device(device)), Run(run), {}, max_minutes, progress)
-
-
-def train_labeller(
-    store,
-    run: str | Path,
-    *,
-    kimg: float | None = None,
-    max_minutes: float | None = None,
-    seed: int = 0,
-    progress: bool = True,
-    config: JudgeConfig | None = None,
-    device: str | None = None,
-) -> Run:
-    """Train a labeller: as `train_judge`, on the split `train`."""
-    config = _asked(config, kimg)
-    trainer = JudgeTrainer(store, config, seed, own_device(device), reader=Labeller)
-    return _train(trainer, Run(run), {}, max_minutes, progress)
-
-
-def cross_validate(
-    store,
-    run: str | Path,
-    folds: int = 5,
-    *,
-    kimg: float | None = None,
-    max_minutes: float | None = None,
-    seed: int = 0,
-    progress: bool = True,
-    config: JudgeConfig | None = None,
-    device: str | None = None,
-):
-    """`error_table` of judges that never saw the patients they are asked about: for data too poor for a split judge.
-
-    The patients whose tumors are known are dealt into `folds`; for each fold a judge learns from everybody else (those with
-    unknown tumors show it livers), fixes its threshold on some of them, and answers for the fold. Every split is used, so no
-    such judge may measure a generator that was trained on the same patients. A folder below `run` for each; max_minutes each.
-    """
-    config = _asked(config, kimg)
-    use = store.select()
-    patients = store.slices["patient"].astype(str).to_numpy()[use]
-    strata = _strata(store.slices.iloc[use], seed)
-    labelled = strata.get("some", []) + strata.get("none", [])
-    if folds < 2 or len(labelled) < folds:
-        raise BadInput(
-            f"{store.path} has {len(labelled)} patients whose tumors are known, not enough for {folds} folds of at least 1; "
-            "choose from 2 to as many folds as there are such patients."
-        )
-    parts, rows, which = [], [], []
-    for fold in range(folds):
-        inside = np.isin(patients, labelled[fold::folds])
-        trainer = JudgeTrainer(store, config, seed, own_device(device), use[~inside])
-        of = {"fold": f"{fold + 1} of {folds}"}
-        done = _train(trainer, Run(Path(run) / f"fold-{fold + 1}"), of, max_minutes, progress)
-        rows.append(use[inside])
-        parts.append(Judge.load(done.path).findings(store.images(rows[-1])))
-        which += [fold] * len(rows[-1])
-    masks = np.concatenate([part.masks for part in parts])
-    found = Findings(masks, pd.concat([part.table for part in parts], ignore_index=True))
-    return error_table(found, store, np.concatenate(rows), which, seed=seed)
-
-
-def _train(trainer: JudgeTrainer, run: Run, more: dict, max_minutes: float | None, progress: bool) -> Run:
-    config = trainer.config
-    asked = {"kind": trainer.reader.kind, "seed": trainer.seed, "store": trainer.store.digest, **asdict(config), **more}
+    config = reader_config(preset, **changes)
+    config = config if kimg is None else replace(config, kimg=kimg)
+    trainer = ReaderTrainer(store, config, seed, own_device(device), rows, reader)
+    asked = {"kind": reader.kind, "seed": seed, "store": store.digest, **asdict(config)}
     return drive(
         trainer,
-        run,
-        asked,
+        Run(run),
+        asked if fold is None else {**asked, "fold": fold},
         kimg=config.kimg,
         max_minutes=max_minutes,
         progress=progress,
+        on_snapshot=on_snapshot,
     )
 
 

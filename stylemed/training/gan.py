@@ -3,7 +3,7 @@
 Beyond them, and off in preset `paper`: the relativistic loss with R1 and R2 (Huang 2024, R3GAN, arXiv 2501.05441), discriminator
 augmentation, slices with tumors shown more often, weights of another run to begin from.
 
-The step is written out in full in `GanTrainer.step`; everything that depends on time comes from `schedule`.
+The step reads from `GanTrainer.step` downwards; everything that depends on time comes from `schedule`.
 """
 
 import time
@@ -108,22 +108,23 @@ class GanTrainer:
 
         self.optimizer_g, self.optimizer_d = adam(self.generator), adam(self.discriminator)
 
-    # -- one step
+    # -- one step, from top to bottom
 
     def step(self) -> dict[str, float]:
-        """One minibatch for D, then one for G; returns what happened."""
+        """One minibatch for D, the average, one minibatch for G; returns what happened. Its parts follow in this order."""
         if self.steps % self.config.schedule_steps == 0:
             self._follow_schedule()
         n, lod = self.now.batch, self.now.lod
         reals = self._reals(n)
         numbers = self._train_discriminator(reals, n, lod)
-        self._average(n)
+        self._move_average(n)
         numbers |= self._train_generator(reals, n, lod)
         self.nimg += n
         self.steps += 1
         return numbers
 
     def _follow_schedule(self) -> None:
+        """Level of detail and learning rate of this moment (Karras 2018, appendix A)."""
         before, self.looked_up = self.now, self.nimg
         if (floor(before.lod), ceil(before.lod)) != (floor(self.now.lod), ceil(self.now.lod)):
             self._new_optimizers()  # a layer came or went: the moments are those of another network
@@ -141,45 +142,8 @@ class GanTrainer:
         fade = self.now.lod - int(self.now.lod)
         return lerp_clip(images, upscale(downscale(images)), fade) if fade > 0 else images
 
-    def _fakes(self, n: int, lod: float, name: str) -> Tensor:
-        """This process's share of n generated images, with style mixing and fresh noise; moves w_avg."""
-        config, generator, team = self.config, self.generator, self.team
-        stream = random_stream(self.seed, self.nimg, name)
-        z = team.share(torch.randn(2, n, config.latent_size, generator=stream), dim=1).to(self.device)
-        active = generator.num_layers - 2 * int(lod)
-        mixed = torch.rand((), generator=stream).item() < config.style_mixing
-        cutoff = int(torch.randint(1, active, (), generator=stream)) if mixed else generator.num_layers
-        w = generator.mapping(z[0])
-        mean = w.detach().mean(dim=0)
-        team.average([mean])
-        generator.w_avg.lerp_(mean, 1 - config.w_avg_beta)
-        w_plus = generator.broadcast(w)
-        if mixed:
-            other = generator.broadcast(generator.mapping(z[1]))
-            w_plus = torch.cat([w_plus[:, :cutoff], other[:, cutoff:]], dim=1)
-        noise = [
-            team.share(torch.randn(n, 1, *m.shape[2:], generator=stream)).to(self.device) if layer < active else m
-            for layer, m in enumerate(generator.noise_maps())
-        ]
-        with self._precision():
-            return _whole(generator.synthesis_native(w_plus, noise, lod))
-
-    def _scores(self, images: Tensor, lod: float) -> Tensor:
-        with self._precision():
-            return _whole(self.discriminator.forward_native(images, lod))
-
-    def _precision(self):
-        """bfloat16 where the configuration asks for it: convolutions and dense layers; what is summed up stays float32."""
-        return torch.autocast(self.device.type, torch.bfloat16) if self.config.precision == "bf16" else nullcontext()
-
-    def _augmented(self, images: Tensor, n: int, name: str) -> Tensor:
-        if self.config.augment == "none":
-            return images
-        stream = random_stream(self.seed, self.nimg, name)
-        drawn = augment.draw((n, *images.shape[1:]), self.p, stream)
-        return augment.apply(images, {key: self.team.share(value) for key, value in drawn.items()})
-
     def _train_discriminator(self, reals: Tensor, n: int, lod: float) -> dict[str, float]:
+        """One step of D: real against generated images, with R1 (and R2) at every `r1_interval`th step."""
         config = self.config
         self.discriminator.requires_grad_(True)
         with torch.no_grad():
@@ -212,6 +176,47 @@ class GanTrainer:
         self._adapt(sign, n)
         return {"loss_d": loss_d, "real_score": real_score, "fake_score": fake_score}
 
+    def _fakes(self, n: int, lod: float, name: str) -> Tensor:
+        """This process's share of n generated images, with style mixing and fresh noise; moves w_avg."""
+        config, generator, team = self.config, self.generator, self.team
+        stream = random_stream(self.seed, self.nimg, name)
+        z = team.share(torch.randn(2, n, config.latent_size, generator=stream), dim=1).to(self.device)
+        active = generator.num_layers - 2 * int(lod)  # layers of the resolutions that are there already
+        mixed = torch.rand((), generator=stream).item() < config.style_mixing
+        cutoff = int(torch.randint(1, active, (), generator=stream)) if mixed else generator.num_layers
+        w = generator.mapping(z[0])  # [n, latent]
+        mean = w.detach().mean(dim=0)  # towards the center of W, which truncation pulls to
+        team.average([mean])
+        generator.w_avg.lerp_(mean, 1 - config.w_avg_beta)
+        w_plus = generator.broadcast(w)  # [n, L, latent]
+        # Style mixing (Karras 2019, section 3.1): from a random layer on, the styles are those of another latent.
+        if mixed:
+            other = generator.broadcast(generator.mapping(z[1]))
+            w_plus = torch.cat([w_plus[:, :cutoff], other[:, cutoff:]], dim=1)
+        noise = [
+            team.share(torch.randn(n, 1, *m.shape[2:], generator=stream)).to(self.device) if layer < active else m
+            for layer, m in enumerate(generator.noise_maps())
+        ]
+        with self._precision():
+            return _whole(generator.synthesis_native(w_plus, noise, lod))
+
+    def _augmented(self, images: Tensor, n: int, name: str) -> Tensor:
+        """What D sees: images, each changed with probability p (Karras 2020); the stream `name` keeps real and generated apart."""
+        if self.config.augment == "none":
+            return images
+        stream = random_stream(self.seed, self.nimg, name)
+        drawn = augment.draw((n, *images.shape[1:]), self.p, stream)
+        return augment.apply(images, {key: self.team.share(value) for key, value in drawn.items()})
+
+    def _scores(self, images: Tensor, lod: float) -> Tensor:
+        """D's scores [B, 1] of images at the size that lod leaves."""
+        with self._precision():
+            return _whole(self.discriminator.forward_native(images, lod))
+
+    def _precision(self):
+        """bfloat16 where the configuration asks for it: convolutions and dense layers; what is summed up stays float32."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.config.precision == "bf16" else nullcontext()
+
     def _descend(self, loss: Tensor, network, optimizer, guard: GradientGuard) -> None:
         """One step of `optimizer` down the gradient of the whole batch's loss."""
         optimizer.zero_grad()
@@ -240,7 +245,14 @@ class GanTrainer:
                 max(self.p + (step if self.r_t > self.config.ada_target else -step), 0.0), self.config.ada_most
             )
 
+    @torch.no_grad()
+    def _move_average(self, n: int) -> None:
+        """The averaged generator, which is what is shown and exported (Karras 2018, appendix A.1)."""
+        move_average(self.averaged, self.generator, ema_beta(self.nimg, n, self.config))
+        self.averaged.w_avg.copy_(self.generator.w_avg)
+
     def _train_generator(self, reals: Tensor, n: int, lod: float) -> dict[str, float]:
+        """One step of G, on new latents and noise."""
         # Compiled code does not notice that its parameters stopped asking for gradients; these are thrown away instead.
         self.discriminator.requires_grad_(self.config.compile)
         fakes = self._augmented(self._fakes(n, lod, "g"), n, "augment g")
@@ -253,11 +265,6 @@ class GanTrainer:
             loss = generator_loss(scores)
         self._descend(loss, self.generator, self.optimizer_g, self.guard_g)
         return {"loss_g": self._told([loss.detach()])[0]}
-
-    @torch.no_grad()
-    def _average(self, n: int) -> None:
-        move_average(self.averaged, self.generator, ema_beta(self.nimg, n, self.config))
-        self.averaged.w_avg.copy_(self.generator.w_avg)
 
     # -- what the loop asks for
 

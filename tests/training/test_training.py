@@ -32,6 +32,7 @@ from stylemed.training import (
 from stylemed.training.encoder import EncoderTrainer
 from stylemed.training.gan import GanTrainer
 from stylemed.training.loop import MOST_SKIPPED, GradientGuard, next_positions
+from stylemed.training.reader import reader_config
 from stylemed.training.run import Checkpoint, export
 from stylemed.training.schedule import all_every, ema_beta
 
@@ -337,7 +338,8 @@ def test_unknown_names_are_told():
     "config, changes",
     [(gan, {"mapping_layers": 2.5}), (gan, {"compile": 1}), (gan, {"batch": {64: "four"}}), (gan, {"fade_kimg": None})]
     + [(encoder_config, {"batch": 4.5}), (encoder_config, {"space": 1}), (encoder_config, {"image_weight": True})]
-    + [(encoder_config, {"radius": "far"}), (encoder_config, {"learning_rate": "1e-3"})],
+    + [(encoder_config, {"radius": "far"}), (encoder_config, {"learning_rate": "1e-3"})]
+    + [(reader_config, {"width": 2.5}), (reader_config, {"kimg": "long"})],
 )
 def test_values_of_another_type_are_refused(config, changes):
     with pytest.raises(BadInput, match=f"{list(changes)[0]} cannot be .* by default it is"):

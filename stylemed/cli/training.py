@@ -56,8 +56,8 @@ def train_gan_command(
     """Train the StyleGAN on a store. Several GPUs: torchrun --nproc-per-node N -m stylemed train gan ..."""
     from stylemed.data.store import SliceDataset, SliceStore
     from stylemed.evaluation import Distances, read_distances, verdict
-    from stylemed.evaluation.judge import Labeller
     from stylemed.training.gan import config_for, train_gan
+    from stylemed.training.reader import Labeller
 
     dataset = SliceDataset(SliceStore.open(store), split="train")
     config = config_for(dataset, preset, _changes(change))  # a mistake there is told before anything large is loaded

@@ -1,41 +1,60 @@
-"""The chapters at smoke scale: once in sequence for the whole session, and a tiny book for the machinery."""
+"""The chapters at smoke scale, each executed once for the whole session, and tiny books for the machinery."""
 
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+from tiny_notebook import code, notebook
 
 from stylemed import chapters
+from stylemed.book import execution
 from stylemed.book.execution import chapter_names, read_profile, run_chapter
 
 ROOT = Path(__file__).resolve().parents[2]
+# Opened first, as a reader does in Colab; it needs all that the chapters before it make. The others run one after another.
+ALONE = "05_mixing_styles"
 
 
 @pytest.fixture(scope="session")
 def sequence(tmp_path_factory):
-    """Build folder after every chapter ran once, in order, in the profile smoke."""
-    build = tmp_path_factory.mktemp("sequence") / "smoke"
-    profile = read_profile("smoke", ROOT)
+    """Build folder after every chapter ran once in the profile smoke, all outside of the checkout: no chapter needs its files.
+
+    ALONE ran in a build folder of its own, which was empty; what it left lies here too, so that the pages are complete.
+    """
+    folder = tmp_path_factory.mktemp("sequence")
+    build, profile = folder / "smoke", read_profile("smoke", ROOT)
+    (folder / "elsewhere").mkdir()
     for name in chapter_names(ROOT):
-        run_chapter(name, profile, build, root=ROOT, quiet=True)
+        own = folder / "alone" if name == ALONE else build
+        run_chapter(name, profile, own, root=ROOT, quiet=True, cwd=folder / "elsewhere")
+    for left in (f"executed/{ALONE}.ipynb", f"metrics/{ALONE}.json", f"runs/{ALONE}.json"):
+        shutil.copy(folder / "alone" / left, build / left)
     return build
 
 
-def code(source, *tags):
-    return {
-        "cell_type": "code",
-        "id": f"c{abs(hash((source, tags))) % 10**10}",
-        "metadata": {"tags": list(tags)} if tags else {},
-        "source": source,
-        "outputs": [],
-        "execution_count": None,
-    }
+@pytest.fixture
+def without_kernel(monkeypatch):
+    """Chapters run as plain code in this process, without outputs. Returns the names of what ran, which grows."""
+    ran = []
 
+    def run(spec, env):
+        source = Path(spec["input_path"])
+        content, scope = json.loads(source.read_text()), {}
+        ran.append(source.stem)
+        with monkeypatch.context() as inside:
+            inside.setenv("STYLEMED_BUILD", env["STYLEMED_BUILD"])
+            inside.chdir(spec["cwd"])
+            for cell in content["cells"]:
+                if cell["cell_type"] == "code":
+                    exec(cell["source"], scope)
+                    if "parameters" in cell["metadata"].get("tags", []):
+                        scope |= spec["parameters"]
+        Path(spec["output_path"]).write_text(json.dumps(content))
+        return 0, 50 * 2**20
 
-def notebook(*cells):
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return json.dumps({"cells": list(cells), "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5})
+    monkeypatch.setattr(execution, "_run_watched", run)
+    return ran
 
 
 TITLE = {"cell_type": "markdown", "id": "title", "metadata": {}, "source": "# One\n\nIt is {glue:text}`answer:.2f`."}

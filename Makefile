@@ -4,14 +4,15 @@
 #   make check [PROFILE=cpu]    run all chapters anew and compare their numbers with the baseline
 #   make rehearse PROFILE=gpu   run all its chapters, trainings cut to almost nothing: does every cell run?
 #   make accept PROFILE=...     accept new numbers as the baseline (clean git tree, SEEDS=3 runs)
-#   make test                   pytest, with every chapter at smoke scale
-#   make quick                  the tests that take no time, for between edits
+#   make test                   pytest, with every chapter at smoke scale (PINS= installs the newest versions)
+#   make quick                  the tests that take under a minute together, for between edits
 #   make lab                    open the chapters in JupyterLab
 #   make pins                   resolve constraints.txt anew
 #   make clean | distclean      remove _build | and .venv
 
 PROFILE ?= cpu
 SEEDS ?= 3
+PINS ?= constraints.txt
 PYTEST_ARGS ?=
 
 SHELL := /bin/bash
@@ -36,8 +37,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "== setting up $(VENV)"
 	@python3 -c 'import sys; sys.exit("python3 is %s; 3.11 or later is needed" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	@test -x $(PY) || python3 -m venv $(VENV)
-	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	@$(VENV)/bin/uv pip install -p $(PY) -c constraints.txt -e '.[book,dev]'
+	@$(PY) -m pip install --quiet --disable-pip-version-check $(PINS:%=-c %) uv
+	@$(VENV)/bin/uv pip install -p $(PY) $(PINS:%=-c %) -e '.[book,dev]'
 	@touch $@
 
 pins:

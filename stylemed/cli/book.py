@@ -45,8 +45,10 @@ def book_run(
         fail(str(error), 1)
     if done:
         print(f"== executed: {' '.join(done)}")
+    elif chapters:
+        print(f"== nothing was out of date: re-used {' '.join(names)}")
     else:
-        print(f"== nothing was out of date: {'all ' if not chapters else ''}{len(names)} chapters were re-used")
+        print(f"== nothing was out of date: all {len(names)} chapters were re-used")
 
 
 @book.command("html")

@@ -5,38 +5,44 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_notebook import code, notebook
+from notebooks import code, needs, notebook
 
 from stylemed import chapters
 from stylemed.book import execution
 from stylemed.book.execution import chapter_names, read_profile, run_chapter
 
 ROOT = Path(__file__).resolve().parents[2]
-# Opened first, as a reader does in Colab; it needs all that the chapters before it make. The others run one after another.
-ALONE = "05_mixing_styles"
+FOLDERS = {"store": "store", "generator": "gan", "encoder": "encoder"}  # of the artifacts, by need
 
 
 @pytest.fixture(scope="session")
 def sequence(tmp_path_factory):
-    """Build folder after every chapter ran once in the profile smoke, all outside of the checkout: no chapter needs its files.
+    """Build folder after every chapter ran once, in order, in the profile smoke.
 
-    ALONE ran in a build folder of its own, which was empty; what it left lies here too, so that the pages are complete.
+    Each ran as if it were alone: outside of the checkout, in a build folder that held what it asks for and nothing else.
     """
     folder = tmp_path_factory.mktemp("sequence")
     build, profile = folder / "smoke", read_profile("smoke", ROOT)
     (folder / "elsewhere").mkdir()
     for name in chapter_names(ROOT):
-        own = folder / "alone" if name == ALONE else build
+        own = folder / name
+        for need in needs(ROOT / "book" / f"{name}.ipynb"):
+            part = Path("artifacts") / FOLDERS[need]
+            shutil.copytree(build / part, own / part)
         run_chapter(name, profile, own, root=ROOT, quiet=True, cwd=folder / "elsewhere")
-    for left in (f"executed/{ALONE}.ipynb", f"metrics/{ALONE}.json", f"runs/{ALONE}.json"):
-        shutil.copy(folder / "alone" / left, build / left)
+        shutil.copytree(own, build, dirs_exist_ok=True)
     return build
 
 
-@pytest.fixture
-def without_kernel(monkeypatch):
-    """Chapters run as plain code in this process, without outputs. Returns the names of what ran, which grows."""
+@pytest.fixture(autouse=True)
+def without_kernel(request, monkeypatch):
+    """Only tests marked slow start a kernel; in all others a chapter is plain code in this process, without outputs.
+
+    Returns the names of what ran, which grows.
+    """
     ran = []
+    if request.node.get_closest_marker("slow"):
+        return ran
 
     def run(spec, env):
         source = Path(spec["input_path"])
@@ -53,7 +59,7 @@ def without_kernel(monkeypatch):
         Path(spec["output_path"]).write_text(json.dumps(content))
         return 0, 50 * 2**20
 
-    monkeypatch.setattr(execution, "_run_watched", run)
+    monkeypatch.setattr(execution, "_run_watched", run)  # the process of a chapter
     return ran
 
 

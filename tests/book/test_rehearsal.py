@@ -14,7 +14,7 @@ from stylemed.errors import BadInput
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_it_runs_apart_and_says_what_it_replaced(large_book, without_kernel, monkeypatch, capsys):
+def test_it_runs_apart_and_says_what_it_replaced(large_book, monkeypatch, capsys):
     from stylemed.training import schedule
 
     monkeypatch.setattr(schedule, "PRESETS", copy.deepcopy(schedule.PRESETS))  # a kernel would take its changes with it

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_notebook import code, notebook
+from notebooks import code, notebook
 from typer.testing import CliRunner
 
 from stylemed import chapters
@@ -136,20 +136,22 @@ def test_a_broken_run_leaves_its_chapter_stale_and_goes_on_where_it_was(book, wi
     source, gan = book / "book" / "03_x.ipynb", book / "_build" / "smoke" / "artifacts" / "gan"
     whole = source.read_text()
     # Cut off once: the first run writes a checkpoint and is interrupted, the second finds the checkpoint.
-    broken = "mark = file.with_name('checkpoint.pt')\\nif not mark.is_file():\\n    mark.touch()\\n    raise KeyboardInterrupt\\n"
+    broken = (
+        "mark = file.with_name('checkpoint.pt')\\nif not mark.is_file():\\n    mark.touch()\\n    raise RuntimeError\\n"
+    )
     source.write_text(whole.replace("file.write_text", broken + "file.write_text"))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RuntimeError):
         run(book)
     assert (gan / "checkpoint.pt").is_file() and not (book / "_build" / "smoke" / "runs" / "03_x.json").exists()
     assert run(book) == ["03_x"]  # and those after it have what they had
     assert run(book) == []
     without_kernel.clear()
     edit(book / "package" / "data" / "a.py", "1", "2")  # now nothing that it began may be left
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RuntimeError):
         run(book)
     assert without_kernel == ["01_x", "02_x", "03_x"]
     edit(book / "package" / "data" / "a.py", "2", "3")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RuntimeError):
         run(book)
 
 
@@ -168,6 +170,11 @@ def test_named_chapters_and_all_of_them_by_force(book):
     assert run(book, names=["04_x"]) == ["04_x"]
     assert run(book) == ["01_x", "02_x", "03_x", "06_x"]
     assert run(book, force=True) == NAMES
+
+
+def test_what_a_chapter_reads_through_others_counts_too(book):
+    edit(book / "book" / "01_x.ipynb", "of 01", "of 1")
+    assert run(book, names=["01_x", "06_x"]) == ["01_x", "06_x"]
 
 
 def test_large_artifacts_are_read_once(book, monkeypatch):

@@ -9,15 +9,23 @@ import pytest
 from notebooks import needs
 
 from stylemed import chapters
+from stylemed.training import encoder, gan
 
 ROOT = Path(__file__).resolve().parents[2]
 ASKED = sorted({needs(file) for file in (ROOT / "book").glob("[0-9][0-9]_*.ipynb")}, key=len)
+
+
+def shorter(train):
+    """The same training, for a tenth of the images."""
+    return lambda *given, kimg, **named: train(*given, kimg=kimg / 10, **named)
 
 
 @pytest.mark.slow
 def test_what_chapters_need_is_made_on_the_spot(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(chapters, "_current", None)
+    for module, name in ((gan, "train_gan"), (encoder, "train_encoder")):
+        monkeypatch.setattr(module, name, shorter(getattr(module, name)))
     assert ASKED[0] == () and len(ASKED[-1]) == 3
     for asked in ASKED:
         got = chapters.inputs("smoke", needs=asked)

@@ -56,6 +56,7 @@ def test_what_does_not_exist_is_named_before_anything_runs(large_book, old, new,
     assert not (large_book / "_build" / "gpu-rehearsal" / "runs").exists()
 
 
+@pytest.mark.slow
 def test_made_up_volumes_are_as_hard_as_real_ones(tmp_path):
     """The scans of the profile gpu, by number, without a table, with tumors where LiTS has them: all splits are there."""
     settings = read_profile("gpu", ROOT)

@@ -50,6 +50,7 @@ def test_outside_a_notebook_it_only_measures(run, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_an_executed_notebook_holds_one_output_and_the_last(run, python_env, monkeypatch, tmp_path):
     first = (
         "import warnings\nfrom pathlib import Path\nimport numpy as np\nimport pandas as pd, torch\n"

@@ -44,6 +44,7 @@ def trained(store, tmp_path_factory):
     return train_judge(store, tmp_path_factory.mktemp("judge") / "run", progress=False, config=SMALL)
 
 
+@pytest.mark.slow
 def test_it_learns_and_only_from_its_patients(store, trained):
     log = trained.log()
     assert log["outlines"].iloc[-1] < 0.7 * log["outlines"].iloc[0] and log["modality"].iloc[-1] < 0.3
@@ -56,6 +57,7 @@ def test_it_learns_and_only_from_its_patients(store, trained):
     assert (table["patients"] <= 4).all() and "tumor, AUC" in table.index
 
 
+@pytest.mark.slow
 def test_resumed_judge_is_the_same(store, trained, tmp_path):
     train_judge(store, tmp_path / "run", max_minutes=0.03, progress=False, config=SMALL)
     train_judge(store, tmp_path / "run", progress=False, config=SMALL)

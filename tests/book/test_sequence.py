@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-import nbformat
 import pytest
 
 from stylemed.book.execution import chapter_names
@@ -18,6 +17,8 @@ NAMES = chapter_names(ROOT)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_chapter_ran(sequence, name):
+    import nbformat
+
     file = sequence / "executed" / f"{name}.ipynb"
     assert "papermill" not in file.read_text().replace("application/papermill.record", "")
     published = nbformat.read(file, as_version=4)

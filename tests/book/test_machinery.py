@@ -40,6 +40,14 @@ def test_a_failing_cell_is_told_in_short_and_kept(tiny_book, python_env):
     assert not (build / "executed" / "01_one.ipynb").exists() and not (build / "runs" / "01_one.json").exists()
 
 
+@pytest.mark.parametrize("broken", ["{", '{"cells": [1]}', "{}", "size = ="])
+def test_a_file_that_is_no_notebook_is_named(tiny_book, broken):
+    file = tiny_book / "book" / "01_one.ipynb"
+    file.write_text(file.read_text().replace("size = 2", broken) if "size" in broken else broken)
+    with pytest.raises(BadInput, match="01_one.ipynb is no notebook"):
+        run_chapter("01_one", read_profile("smoke", tiny_book), tiny_book / "_build" / "smoke", root=tiny_book)
+
+
 def test_values_are_put_into_the_parameters_cell():
     source = 'profile = "cpu"  # type: str\nkimg = 8.0  # type: float\nsource: str = ""'
     changed = with_values(source, {"profile": "smoke", "kimg": 0.5, "source": "a b", "other": 1})

@@ -18,10 +18,11 @@ from stylemed.errors import BadInput
 from stylemed.files import write_json
 from stylemed.provenance import Provenance, belong_together
 
-# Whose artifacts a chapter uses, by the chapter's number. The Makefile holds the same table; a test compares them.
+# Whose artifacts a chapter uses, by the chapter's number.
 USES = {"03": ("01",), "04": ("03",), "05": ("04",), "06": ("04",)}
-# What a chapter leaves in the artifacts folder for others.
-MAKES = {"01": ("phantom", "store"), "03": ("gan",), "04": ("encoder",)}
+# What a chapter leaves in the artifacts folder for others. Of a training these are the weights: who deletes checkpoints for
+# room need not train again.
+MAKES = {"01": ("phantom/*", "store/*"), "03": ("gan/*.safetensors",), "04": ("encoder/*.safetensors",)}
 # Image side of the store that is made on the spot when a chapter that trains is opened first.
 RESOLUTIONS = {"smoke": 32, "cpu": 64, "colab": 128, "gpu": 128}
 SMALL = 32
@@ -217,10 +218,11 @@ def _make_small(result: Inputs, needs: tuple[str, ...], side: int) -> None:
 
 
 def package_digest() -> str:
-    """Short digest of every source file of the package."""
+    """Short digest of every file of the package: sources, released weights."""
     digest = hashlib.sha256()
-    for file in sorted(PACKAGE.rglob("*.py")):
-        digest.update(str(file.relative_to(PACKAGE)).encode() + b"\0" + file.read_bytes())
+    for file in sorted(PACKAGE.rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts and not file.name.startswith("."):
+            digest.update(str(file.relative_to(PACKAGE)).encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
 
 

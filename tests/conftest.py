@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "data")]  # for made_up and odd_files
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "data")]  # for made_up, notebooks and odd_files
 
 
 @pytest.fixture(autouse=True)

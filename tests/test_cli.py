@@ -122,6 +122,7 @@ def test_unknown_profile_is_named(cli, root):
     assert "nonsense" in said and "smoke" in said
 
 
+@pytest.mark.slow
 def test_the_whole_way(cli, tmp_path):
     """phantom -> prepare -> train -> encode -> mix, direction, generate: every file appears and is what it says."""
     import pandas as pd

@@ -51,6 +51,7 @@ def test_versions_agree(root):
     assert citation["repository-code"] == project["urls"]["Repository"]
 
 
+@pytest.mark.slow
 def test_pip_part_installs(root, tmp_path):
     """What conda hands to pip really installs, into an environment of its own."""
     uv = shutil.which("uv", path=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]))

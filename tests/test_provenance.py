@@ -112,6 +112,7 @@ def test_changed_weights_are_refused_and_old_files_load(tmp_path):
     assert load_generator(file)[0].provenance == Provenance()
 
 
+@pytest.mark.slow
 def test_it_travels_from_the_store_to_the_direction(phantom, tmp_path):
     prepare(phantom, tmp_path / "store", 32, progress=False)
     store = SliceStore.open(tmp_path / "store")

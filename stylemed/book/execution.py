@@ -1,13 +1,13 @@
 """Chapters through papermill, and the HTML from what they left. Everything lands in `_build/<profile>/`.
 
 executed/  the published copies: outputs in, papermill's traces out      metrics/  numbers, by chapter
-artifacts/ store, generator, encoder that later chapters use            runs/     minutes, memory, versions
+artifacts/ store, generator, encoder that later chapters use            runs/     minutes, memory, versions; made from what
 logs/      what each chapter printed                                    html/     the book
 """
 
 from __future__ import annotations
 
-import hashlib
+import ast
 import json
 import os
 import platform
@@ -24,9 +24,9 @@ from typing import Any
 
 import yaml
 
-from stylemed.chapters import MAKES, PACKAGE, USES, package_digest, profile_names, project_root
+from stylemed.book.staleness import Contents, chapter_left, chapter_made_from, why_stale, write_record
+from stylemed.chapters import MAKES, PACKAGE, profile_names, project_root
 from stylemed.errors import BadInput
-from stylemed.files import write_json
 
 VERSIONS = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "nibabel", "jupyter-book")
 
@@ -88,9 +88,7 @@ def find_chapter(name: str, root: Path) -> str:
 
 def chapter_parameters(name: str, profile: Profile, root: Path, seed: int | None = None) -> dict[str, Any]:
     """What papermill injects, checked against the chapter first: papermill itself would let a typo pass."""
-    import papermill
-
-    known = papermill.inspect_notebook(str(root / "book" / f"{name}.ipynb"))
+    known = _parameters_of(root / "book" / f"{name}.ipynb")
     given = dict(profile.chapters.get(name) or {})
     for parameter in given:
         if parameter not in known:
@@ -105,7 +103,43 @@ def chapter_parameters(name: str, profile: Profile, root: Path, seed: int | None
     return given
 
 
+def _parameters_of(file: Path) -> list[str]:
+    """The names that a chapter's parameters cell gives a value; papermill can tell too, but takes 2 s to import."""
+    cells = json.loads(file.read_text())["cells"]
+    source = "".join(next((c["source"] for c in cells if "parameters" in c["metadata"].get("tags", [])), ""))
+    lines = [line for line in ast.parse(source).body if isinstance(line, ast.Assign | ast.AnnAssign)]
+    targets = [target for line in lines for target in (line.targets if isinstance(line, ast.Assign) else [line.target])]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
 # ---- running --------------------------------------------------------------------------------------------
+
+
+def run_stale(
+    profile: Profile,
+    build: Path,
+    names: list[str] | None = None,
+    *,
+    root: Path | None = None,
+    force: bool = False,
+    quiet: bool = False,
+) -> list[str]:
+    """Execute the chapters that are out of date (`names`; default: all), in reading order; force=True: all of them.
+
+    A chapter that ran makes those stale that read what it left, if that is not what it was. Returns the names of what ran.
+    Raises BadInput for an unknown parameter before the first chapter runs, ChapterFailed.
+    """
+    root = checkout(root)
+    names = sorted(set(names or chapter_names(root)))
+    parameters = {name: chapter_parameters(name, profile, root) for name in names}
+    done = []
+    for name in names:
+        made_from = chapter_made_from(name, parameters[name] | {"threads": profile.threads}, build, root)
+        why = "asked for" if force else why_stale(build / "runs" / f"{name}.json", made_from, build)
+        if why:
+            run_chapter(name, profile, build, root=root, quiet=quiet, why=why)
+            done.append(name)
+    return done
 
 
 def run_chapter(
@@ -117,9 +151,11 @@ def run_chapter(
     seed: int | None = None,
     quiet: bool = False,
     cwd: Path | None = None,
+    why: str = "",
 ) -> dict[str, Any]:
     """Execute one chapter in a process of its own and publish the copy. Returns what `runs/<chapter>.json` holds.
 
+    `why` is said beside the chapter's name.
     An interrupted training goes on where it stopped if nothing it depends on has changed, otherwise anew.
     Raises BadInput before the run (unknown parameter), ChapterFailed after it.
     """
@@ -127,7 +163,9 @@ def run_chapter(
     parameters = chapter_parameters(name, profile, root, seed)
     for folder in ("executed", "failed", "metrics", "runs", "logs", "artifacts"):
         (build / folder).mkdir(parents=True, exist_ok=True)
-    key = _start_clean(name, parameters, build, root)
+    # Of before the run: what is edited while a chapter runs makes it stale.
+    made_from = chapter_made_from(name, parameters | {"threads": profile.threads}, build, root)
+    _start_clean(name, made_from, build)
     executed, record = build / "executed" / f"{name}.ipynb", build / "runs" / f"{name}.json"
     part, failed = build / f"{name}.part.ipynb", build / "failed" / f"{name}.failed.ipynb"
     log = build / "logs" / f"{name}.log"
@@ -141,7 +179,8 @@ def run_chapter(
         "progress": not quiet,
     }
     if not quiet:
-        print(f"== {name} ({profile.name}); its output is in {_relative(log, root)}", flush=True)
+        reason = f"; {why}" if why else ""
+        print(f"== {name} ({profile.name}{reason}); its output is in {_relative(log, root)}", flush=True)
     started = time.time()
     code, peak = _run_watched(spec, _environment(profile, build))
     minutes = (time.time() - started) / 60
@@ -156,39 +195,26 @@ def run_chapter(
         "minutes": round(minutes, 2),
         "peak_memory_mb": round(peak / 2**20),
         "threads": profile.threads or os.cpu_count(),
-        "key": key,
         **machine(),
     }
     _publish(part, executed, parameters)
-    # An edit made while the chapter ran must count as newer than its result.
-    os.utime(executed, (started, started))
     (build / "runs" / f"{name}.started").unlink(missing_ok=True)
-    write_json(record, facts)
+    write_record(record, made_from, chapter_left(name, build), **facts)
     if not quiet:
         print(f"   {minutes:.1f} minutes, at most {facts['peak_memory_mb']} MB", flush=True)
     return facts
 
 
-def _start_clean(name: str, parameters: dict[str, Any], build: Path, root: Path) -> str:
-    """Clear what an earlier run left, unless it was cut off and this run is the same; returns the run's key."""
-    source = json.loads((root / "book" / f"{name}.ipynb").read_text())
-    cells = [cell["source"] for cell in source["cells"] if cell["cell_type"] == "code"]
-    above = [_key(build, number) for number in USES.get(name[:2], ())]
-    text = json.dumps([cells, parameters, package_digest(), above], sort_keys=True)
-    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+def _start_clean(name: str, made_from: Contents, build: Path) -> None:
+    """Clear what an earlier run left, unless it was cut off and this run is the same: then its training goes on."""
     started = build / "runs" / f"{name}.started"
-    if not started.is_file() or started.read_text() != key:
-        for artifact in MAKES.get(name[:2], ()):
-            shutil.rmtree(build / "artifacts" / artifact, ignore_errors=True)
-    started.write_text(key)
-    (build / "metrics" / f"{name}.json").unlink(missing_ok=True)
-    (build / "executed" / f"{name}.ipynb").unlink(missing_ok=True)
-    return key
-
-
-def _key(build: Path, number: str) -> str:
-    files = sorted((build / "runs").glob(f"{number}_*.json"))
-    return json.loads(files[0].read_text())["key"] if files else "small"
+    text = json.dumps(made_from, sort_keys=True)
+    if not started.is_file() or started.read_text() != text:
+        for pattern in MAKES.get(name[:2], ()):
+            shutil.rmtree(build / "artifacts" / Path(pattern).parts[0], ignore_errors=True)
+    started.write_text(text)
+    for left in (f"runs/{name}.json", f"metrics/{name}.json", f"executed/{name}.ipynb"):
+        (build / left).unlink(missing_ok=True)
 
 
 def _environment(profile: Profile, build: Path) -> dict[str, str]:

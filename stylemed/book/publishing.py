@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import yaml
 
 from stylemed import __version__
 from stylemed.book.execution import Profile, chapter_names, checkout, read_profile
+from stylemed.book.staleness import pages_left, pages_made_from, why_stale, write_record
 from stylemed.chapters import PACKAGE
 from stylemed.errors import BadInput
 
@@ -24,8 +24,8 @@ class BuildFailed(Exception):
     """Sphinx gave warnings or errors; the message holds them."""
 
 
-def html(profile_name: str, root: Path | None = None, build: Path | None = None) -> Path:
-    """Build `_build/<profile>/html` from the executed chapters; returns the page to open.
+def html(profile_name: str, root: Path | None = None, build: Path | None = None, *, force: bool = False) -> Path:
+    """Build `_build/<profile>/html` from the executed chapters unless it is up to date; returns the page to open.
 
     The tree it is built from holds nothing else, so that Sphinx never scans an environment or a data folder.
     Raises BadInput when a chapter has not been executed, BuildFailed when Sphinx warns.
@@ -33,23 +33,30 @@ def html(profile_name: str, root: Path | None = None, build: Path | None = None)
     root = checkout(root)
     profile = read_profile(profile_name, root)
     build = build or root / "_build" / profile_name
-    missing = [name for name in chapter_names(root) if not (build / "executed" / f"{name}.ipynb").is_file()]
+    names = chapter_names(root)
+    missing = [name for name in names if not (build / "executed" / f"{name}.ipynb").is_file()]
     if missing:
         raise BadInput(
             f"Not executed in the profile '{profile_name}': {', '.join(missing)}; "
             f"run first: stylemed book run --profile {profile_name}"
         )
-    started = time.time()
+    record, result = build / "pages.json", build / "html"
+    made_from = pages_made_from(
+        names, profile.description, build, root
+    )  # of before the build: an edit made meanwhile makes it stale
+    why = "asked for" if force else why_stale(record, made_from, build)
+    if not why:
+        print("== the pages were re-used")
+        return result / "index.html"
     source = build / "book-src"
     write_source(source, profile, root, build)
-    print(f"== building the pages; the full output is in _build/{profile_name}/logs/html.log", flush=True)
+    print(f"== building the pages ({why}); the full output is in _build/{profile_name}/logs/html.log", flush=True)
     _sphinx(source, build / "logs" / "html.log")
-    result = build / "html"
+    record.unlink(missing_ok=True)
     shutil.rmtree(result, ignore_errors=True)
     os.replace(source / "_build" / "html", result)
-    page = result / "index.html"
-    os.utime(page, (started, started))  # an edit made meanwhile is newer
-    return page
+    write_record(record, made_from, pages_left(build))
+    return result / "index.html"
 
 
 def write_source(source: Path, profile: Profile, root: Path, build: Path) -> None:

@@ -1,4 +1,4 @@
-"""The commands below `stylemed book`; the same as what make calls."""
+"""The commands below `stylemed book`; make calls them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from stylemed.cli.options import fail
 
 book = typer.Typer(help="Run the chapters, build the book, compare its numbers.", no_args_is_help=True)
 ProfileName = Annotated[str, typer.Option(help="Size of the run: smoke, cpu, colab or gpu.")]
+Force = Annotated[bool, typer.Option("--force", help="Also what is up to date.")]
 
 
 @book.command("run")
@@ -20,6 +21,7 @@ def book_run(
         typer.Argument(help="Chapters by number or name. Default: all, in order.", show_default=False),
     ] = None,
     profile: ProfileName = "cpu",
+    force: Force = False,
     rehearse: Annotated[
         bool,
         typer.Option(
@@ -27,33 +29,35 @@ def book_run(
         ),
     ] = False,
 ) -> None:
-    """Execute chapters with papermill. `make book` does so only for what is out of date."""
-    from stylemed.book.execution import ChapterFailed, chapter_names, checkout, find_chapter, read_profile, run_chapter
+    """Execute with papermill the chapters that are out of date. What is decides `stylemed.book.staleness`."""
+    from stylemed.book.execution import ChapterFailed, chapter_names, checkout, find_chapter, read_profile, run_stale
     from stylemed.book.rehearsal import rehearse as rehearse_profile
 
-    if rehearse:
-        try:
-            rehearse_profile(profile, chapters)
-        except ChapterFailed as error:
-            fail(str(error), 1)
-        return
-    root = checkout()
-    settings = read_profile(profile, root)
-    names = [find_chapter(name, root) for name in chapters] if chapters else chapter_names(root)
     try:
-        for name in names:
-            run_chapter(name, settings, root / "_build" / profile, root=root)
+        if rehearse:
+            rehearse_profile(profile, chapters)
+            return
+        root = checkout()
+        settings = read_profile(profile, root)
+        names = [find_chapter(name, root) for name in chapters] if chapters else chapter_names(root)
+        done = run_stale(settings, root / "_build" / profile, names, root=root, force=force)
     except ChapterFailed as error:
         fail(str(error), 1)
+    if done:
+        print(f"== executed: {' '.join(done)}")
+    elif chapters:
+        print(f"== nothing was out of date: re-used {' '.join(names)}")
+    else:
+        print(f"== nothing was out of date: all {len(names)} chapters were re-used")
 
 
 @book.command("html")
-def book_html(profile: ProfileName = "cpu") -> None:
-    """Build the HTML from the executed chapters, warnings as errors."""
+def book_html(profile: ProfileName = "cpu", force: Force = False) -> None:
+    """Build the HTML from the executed chapters where it is out of date, warnings as errors; say which page to open."""
     from stylemed.book.publishing import BuildFailed, html
 
     try:
-        print(f"open {html(profile)}")
+        print(f"== open {html(profile, force=force)}")
     except BuildFailed as error:
         fail(str(error), 1)
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from stylemed.errors import BadInput
@@ -66,9 +65,11 @@ class Encoder(nn.Module):
             "shortcut": shortcut,
             "radius": radius,
         }
+        from torchvision import models  # seconds to import, and most networks are generators
+
         self.resolution, self.channels, self.latent_size = resolution, channels, latent_size
         self.num_layers, self.space, self.shortcut, self.radius = num_layers, space, shortcut, radius
-        self.trunk = getattr(torchvision.models, trunk)(weights=None)
+        self.trunk = getattr(models, trunk)(weights=None)
         if weights is not None:
             load_state(self.trunk, weights, trunk)
         widths = {f"layer{i}": 2**i * self.trunk.fc.in_features // 16 for i in (2, 3, 4)}

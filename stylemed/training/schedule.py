@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field, fields, replace
 from types import NoneType
-from typing import Any, get_args, get_origin
+from typing import Any, get_args, get_origin, get_type_hints
 
 from stylemed.errors import BadInput
 
@@ -189,7 +189,7 @@ def config_from_preset(kind: type, presets: dict[str, dict], preset, changes: di
         return preset
     if preset not in presets:
         raise BadInput(f"There is no preset {preset}; choose one of {', '.join(presets)}.")
-    types = {f.name: f.type for f in fields(kind)}
+    types = get_type_hints(kind)
     unknown = set(changes) - set(types)
     if unknown:
         raise BadInput(

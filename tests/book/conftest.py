@@ -1,41 +1,66 @@
-"""The chapters at smoke scale: once in sequence for the whole session, and a tiny book for the machinery."""
+"""The chapters at smoke scale, each executed once for the whole session, and tiny books for the machinery."""
 
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+from notebooks import code, needs, notebook
 
 from stylemed import chapters
+from stylemed.book import execution
 from stylemed.book.execution import chapter_names, read_profile, run_chapter
 
 ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = {"store": "store", "generator": "gan", "encoder": "encoder"}  # of the artifacts, by need
 
 
 @pytest.fixture(scope="session")
 def sequence(tmp_path_factory):
-    """Build folder after every chapter ran once, in order, in the profile smoke."""
-    build = tmp_path_factory.mktemp("sequence") / "smoke"
-    profile = read_profile("smoke", ROOT)
+    """Build folder after every chapter ran once, in order, in the profile smoke.
+
+    Each ran as if it were alone: outside of the checkout, in a build folder that held what it asks for and nothing else.
+    """
+    folder = tmp_path_factory.mktemp("sequence")
+    build, profile = folder / "smoke", read_profile("smoke", ROOT)
+    (folder / "elsewhere").mkdir()
     for name in chapter_names(ROOT):
-        run_chapter(name, profile, build, root=ROOT, quiet=True)
+        own = folder / name
+        for need in needs(ROOT / "book" / f"{name}.ipynb"):
+            part = Path("artifacts") / FOLDERS[need]
+            shutil.copytree(build / part, own / part)
+        run_chapter(name, profile, own, root=ROOT, quiet=True, cwd=folder / "elsewhere")
+        shutil.copytree(own, build, dirs_exist_ok=True)
     return build
 
 
-def code(source, *tags):
-    return {
-        "cell_type": "code",
-        "id": f"c{abs(hash((source, tags))) % 10**10}",
-        "metadata": {"tags": list(tags)} if tags else {},
-        "source": source,
-        "outputs": [],
-        "execution_count": None,
-    }
+@pytest.fixture(autouse=True)
+def without_kernel(request, monkeypatch):
+    """Only tests marked slow start a kernel; in all others a chapter is plain code in this process, without outputs.
 
+    Returns the names of what ran, which grows.
+    """
+    ran = []
+    if request.node.get_closest_marker("slow"):
+        return ran
 
-def notebook(*cells):
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return json.dumps({"cells": list(cells), "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5})
+    def run(spec, env):
+        source = Path(spec["input_path"])
+        content, scope = json.loads(source.read_text()), {}
+        ran.append(source.stem)
+        with monkeypatch.context() as inside:
+            inside.setenv("STYLEMED_BUILD", env["STYLEMED_BUILD"])
+            inside.chdir(spec["cwd"])
+            for cell in content["cells"]:
+                if cell["cell_type"] == "code":
+                    exec(cell["source"], scope)
+                    if "parameters" in cell["metadata"].get("tags", []):
+                        scope |= spec["parameters"]
+        Path(spec["output_path"]).write_text(json.dumps(content))
+        return 0, 50 * 2**20
+
+    monkeypatch.setattr(execution, "_run_watched", run)  # the process of a chapter
+    return ran
 
 
 TITLE = {"cell_type": "markdown", "id": "title", "metadata": {}, "source": "# One\n\nIt is {glue:text}`answer:.2f`."}

@@ -1,9 +1,7 @@
 """A rehearsal replaces what its profile says, and nothing outside of its own folder."""
 
+import copy
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,23 +14,24 @@ from stylemed.errors import BadInput
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_it_runs_apart_and_says_what_it_replaced(large_book):
+def test_it_runs_apart_and_says_what_it_replaced(large_book, monkeypatch, capsys):
+    from stylemed.training import schedule
+
+    monkeypatch.setattr(schedule, "PRESETS", copy.deepcopy(schedule.PRESETS))  # a kernel would take its changes with it
     before = {file: file.read_bytes() for file in large_book.rglob("*") if file.is_file()}
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "stylemed", "book", "run", "--profile", "gpu", "--rehearse"]
-    answer = subprocess.run(command, cwd=large_book, env=env, capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stdout + answer.stderr
-    for said in ("01_one: size 3 (the profile has 300)", "03_two: tick_kimg 0.25 in its preset", "made-up volumes"):
-        assert said in answer.stdout
+    rehearse("gpu", root=large_book)
+    said = capsys.readouterr().out
+    for words in ("01_one: size 3 (the profile has 300)", "03_two: tick_kimg 0.25 in its preset", "made-up volumes"):
+        assert words in said
+    assert "REHEARSAL: the numbers" in said
     own = large_book / "_build" / "gpu-rehearsal"
     after = {f: f.read_bytes() for f in large_book.rglob("*") if f.is_file() and not f.is_relative_to(own)}
     assert after == before
     one, two = (json.loads((own / "metrics" / f"{name}.json").read_text()) for name in ("01_one", "03_two"))
     assert one == {"size": 3, "volumes": 3}
     assert two == {"kimg": 0.5, "tick": 0.25, "widest": 512, "batch": 2}
-    assert "REHEARSAL" in (own / "executed" / "03_two.ipynb").read_text()
     facts = json.loads((own / "runs" / "03_two.json").read_text())
-    assert facts["parameters"]["preset"] == "paper" and facts["peak_memory_mb"] > 20
+    assert facts["parameters"]["preset"] == "paper"
 
 
 @pytest.mark.parametrize(
@@ -57,6 +56,7 @@ def test_what_does_not_exist_is_named_before_anything_runs(large_book, old, new,
     assert not (large_book / "_build" / "gpu-rehearsal" / "runs").exists()
 
 
+@pytest.mark.slow
 def test_made_up_volumes_are_as_hard_as_real_ones(tmp_path):
     """The scans of the profile gpu, by number, without a table, with tumors where LiTS has them: all splits are there."""
     settings = read_profile("gpu", ROOT)

@@ -11,7 +11,7 @@ import yaml
 
 from stylemed.book.execution import chapter_names, chapter_parameters, read_profile
 from stylemed.book.rehearsal import rehearsed
-from stylemed.chapters import MAKES, RESOLUTIONS, USES, colab_setup, repository
+from stylemed.chapters import RESOLUTIONS, colab_setup, repository
 from stylemed.data.preparing import split_patients
 from stylemed.training import GanConfig, encoder_config, gan_config
 
@@ -203,15 +203,6 @@ def test_address_has_one_source():
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
     assert config["repository"]["url"] == repository(ROOT)
     assert repository(ROOT) in colab_setup(ROOT)
-
-
-def test_makefile_knows_the_same_dependencies():
-    text = (ROOT / "Makefile").read_text()
-    rules = {}
-    for user, used in re.findall(r"^\$\(call done,(\d\d)\): \$\(call done,(\d\d)\)", text, re.M):
-        rules.setdefault(user, []).append(used)
-    assert {user: tuple(used) for user, used in rules.items()} == USES
-    assert set(re.findall(r"^\$\(call lost,\S+,(\d\d)\)", text, re.M)) == set(MAKES)
 
 
 def test_configuration_keys_that_matter():

@@ -32,6 +32,7 @@ def test_there_are_forty_kinds():
     assert len(KINDS) == 40 and sum(len(files(part)) for part in range(PARTS)) == FILES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_odd_files_end_in_a_store_and_a_sentence(two_cases, part, tmp_path):
     def hang(*_):

@@ -5,12 +5,10 @@ import io
 import re
 
 import matplotlib.pyplot as plt
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from nbclient import NotebookClient
 from PIL import Image
 
 from stylemed.display import figures
@@ -50,7 +48,11 @@ def test_outside_a_notebook_it_only_measures(run, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_an_executed_notebook_holds_one_output_and_the_last(run, python_env, monkeypatch, tmp_path):
+    import nbformat
+    from nbclient import NotebookClient
+
     first = (
         "import warnings\nfrom pathlib import Path\nimport numpy as np\nimport pandas as pd, torch\n"
         "from stylemed.display.live import LiveTraining\nfrom stylemed.training.run import Run\n"

@@ -241,6 +241,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+@pytest.mark.slow
 def test_training_with_and_without_the_callback_is_the_same(tmp_path):
     final = {}
 
@@ -280,6 +281,7 @@ def test_training_with_and_without_the_callback_is_the_same(tmp_path):
     assert picture.size == (8 * 16, 2 * 16) and picture.mode == "L"
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_the_table_is_the_same(tmp_path):
     def train(name, kimg):
         distances = Distances(Blobs(), count=8)
@@ -486,6 +488,7 @@ def inception_weights(tmp_path_factory):
     return file
 
 
+@pytest.mark.slow
 def test_inception_reads_images_as_its_weights_were_trained(inception_weights):
     """Against torchvision's own way: its preprocessing, and the network as it is built with the released weights."""
     from torchvision.models import Inception_V3_Weights, inception_v3
@@ -505,6 +508,7 @@ def test_inception_reads_images_as_its_weights_were_trained(inception_weights):
     assert usual.std() > 0.1 and away(inception(images)) < 1e-4 < 0.1 < away(inception((images + 1) / 2))
 
 
+@pytest.mark.slow
 def test_inception_is_used_where_its_weights_are_given(tmp_path, inception_weights):
     measure = Distances(Blobs(8), count=4, inception=inception_weights)
     train_gan(Blobs(8), tmp_path / "run", "smoke", kimg=0.008, progress=False, on_snapshot=measure, **TINY)

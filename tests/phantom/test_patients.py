@@ -76,6 +76,7 @@ def test_tumors_are_inside_livers(volumes, phantom):
     assert (lesions.loc[lesions["kind"] == "cyst", "tumor"] == 0).all()
 
 
+@pytest.mark.slow
 def test_twins_differ_only_within_reach_of_the_tumors(tmp_path):
     """12 mm hold the point spread across two slices and the partial volume of the border; cysts stay."""
     made = dict(size=72, slices=40, mr=True, progress=False, tumor_free=0.0)

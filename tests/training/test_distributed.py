@@ -73,6 +73,7 @@ def train_in_parts_and_at_once(folder):
     train(folder / "at once", 0.16)
 
 
+@pytest.mark.slow
 def test_gradients_of_two_processes_are_those_of_one(tmp_path):
     together(save_steps, tmp_path / "two.pt")
     two = torch.load(tmp_path / "two.pt")
@@ -88,6 +89,7 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path):
             assert torch.allclose(one[name], two[lod][name], rtol=1e-5, atol=1e-7), (lod, name)
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_run_and_resume_it(tmp_path):
     together(train_in_parts_and_at_once, tmp_path)
     alone = train(tmp_path / "alone", 0.16)

@@ -79,6 +79,7 @@ def test_what_contradicts_itself_is_refused():
         train_gan(Blobs(), "nowhere", "smoke", kimg=1, resolution=64)
 
 
+@pytest.mark.slow
 def test_training_beyond_the_paper_moves_both_networks_and_resumes_bit_identically(tmp_path):
     run = train_gan(Sick(), tmp_path / "whole", "smoke", kimg=0.4, progress=False, **TINY, **BEYOND)
     for kimg in (0.1, 0.4):
@@ -115,6 +116,7 @@ def test_warm_start_from_another_window_is_refused(tmp_path):
         train_gan(other, tmp_path / "second", "smoke", kimg=0.04, warm_start=run.path, progress=False, **TINY)
 
 
+@pytest.mark.slow
 def test_a_run_that_began_warm_goes_on_without_the_other(tmp_path):
     first = train_gan(Blobs(), tmp_path / "first", "smoke", kimg=0.1, progress=False, **TINY)
     started = dict(warm_start=first.path, progress=False, **TINY)

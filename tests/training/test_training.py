@@ -32,6 +32,7 @@ from stylemed.training import (
 from stylemed.training.encoder import EncoderTrainer
 from stylemed.training.gan import GanTrainer
 from stylemed.training.loop import MOST_SKIPPED, GradientGuard, next_positions
+from stylemed.training.reader import reader_config
 from stylemed.training.run import Checkpoint, export
 from stylemed.training.schedule import all_every, ema_beta
 
@@ -86,6 +87,7 @@ def test_every_image_once_an_epoch():
 # -- runs
 
 
+@pytest.mark.slow
 def test_training_learns_logs_and_exports(tmp_path):
     run = train_gan(Blobs(), tmp_path / "run", "smoke", kimg=1.6, progress=False, **TINY)
     log = run.log()
@@ -106,6 +108,7 @@ def test_training_that_ends_before_its_first_tick_has_a_log(tmp_path):
     assert list(log.kimg) == [0.008] and (log.isna().sum() == 0).all()
 
 
+@pytest.mark.slow
 def test_resumed_run_is_bit_identical(tmp_path):
     train_gan(Blobs(), tmp_path / "whole", "smoke", kimg=0.5, progress=False, **TINY)
     for kimg in (0.1, 0.132, 0.3, 0.5):
@@ -120,6 +123,7 @@ def _train_until_killed(folder):
     train_gan(Blobs(), folder, "smoke", kimg=0.64, progress=False, **TINY)
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_bit_identically_even_with_a_damaged_checkpoint(tmp_path):
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=_train_until_killed, args=(tmp_path / "killed",))
@@ -144,6 +148,7 @@ def test_generator_of_a_training_stopped_early_draws_as_far_as_it_has_grown(tmp_
     assert images.shape == (4, 1, 16, 16) and torch.equal(images[..., ::2, ::2], images[..., 1::2, 1::2])
 
 
+@pytest.mark.slow
 def test_last_checkpoint_of_each_resolution_stays(tmp_path):
     grow = {**TINY, "start_resolution": 8, "stable_kimg": 0.16, "fade_kimg": 0.16, **all_every(0.08)}
     run = train_gan(Blobs(), tmp_path / "run", "smoke", kimg=0.8, progress=False, **grow)
@@ -186,6 +191,7 @@ def _train_on_a_small_disk(folder):
         (folder / "said.txt").write_text(str(error))
 
 
+@pytest.mark.slow
 def test_full_disk_stops_with_a_sentence_and_the_last_checkpoint_stands(tmp_path):
     folder = tmp_path / "run"
     train_gan(Blobs(), folder, "smoke", kimg=0.16, progress=False, **TINY)
@@ -201,6 +207,7 @@ def test_full_disk_stops_with_a_sentence_and_the_last_checkpoint_stands(tmp_path
     assert equal(state(folder), state(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options, most", [({"precision": "bf16"}, 0.2), ({"compile": True}, 1e-4)])
 def test_faster_ways_compute_the_same_gradients(monkeypatch, options, most):
     # The cheap backend traces forward and backward as the real one does, and has no second derivative either.
@@ -225,6 +232,7 @@ def test_faster_ways_compute_the_same_gradients(monkeypatch, options, most):
         assert (plain - fast).norm() < most * plain.norm()
 
 
+@pytest.mark.slow
 def test_colour_images_train_too(tmp_path):
     run = train_gan(Blobs(channels=3), tmp_path / "run", "smoke", kimg=0.8, progress=False, **TINY)
     images = load_generator(run.path)[0](torch.randn(32, 16, generator=torch.Generator().manual_seed(0)))
@@ -233,6 +241,7 @@ def test_colour_images_train_too(tmp_path):
     assert middle[0] > middle[1:].max()  # the discs are red
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [8, 1024])
 def test_largest_size_takes_a_step(start):
     class Large(Blobs):
@@ -337,7 +346,8 @@ def test_unknown_names_are_told():
     "config, changes",
     [(gan, {"mapping_layers": 2.5}), (gan, {"compile": 1}), (gan, {"batch": {64: "four"}}), (gan, {"fade_kimg": None})]
     + [(encoder_config, {"batch": 4.5}), (encoder_config, {"space": 1}), (encoder_config, {"image_weight": True})]
-    + [(encoder_config, {"radius": "far"}), (encoder_config, {"learning_rate": "1e-3"})],
+    + [(encoder_config, {"radius": "far"}), (encoder_config, {"learning_rate": "1e-3"})]
+    + [(reader_config, {"width": 2.5}), (reader_config, {"kimg": "long"})],
 )
 def test_values_of_another_type_are_refused(config, changes):
     with pytest.raises(BadInput, match=f"{list(changes)[0]} cannot be .* by default it is"):
@@ -360,6 +370,7 @@ def test_a_measured_radius_clips_a_hundredth_of_the_generators_own_latents():
     assert encoder("smoke").radius == smoke.radius and encoder("paper").radius == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["w", "w+"])
 def test_encoder_trains_resumes_and_exports(tmp_path, space):
     gan = train_gan(Blobs(), tmp_path / "gan", "smoke", kimg=0.1, progress=False, **TINY).path
@@ -388,6 +399,7 @@ def test_encoder_refuses_slices_that_look_otherwise(tmp_path):
     assert not (tmp_path / "enc").exists()
 
 
+@pytest.mark.slow
 def test_encoder_goes_on_with_the_weights_it_began_with(tmp_path):
     gan = train_gan(Blobs(), tmp_path / "gan", "smoke", kimg=0.04, progress=False, **TINY).path
     quick = dict(kimg=0.008, progress=False, shortcut=0, image_weight=0.0)

@@ -23,6 +23,8 @@ COMMANDS = [
     ["train", "labeller"],
     ["judge"],
     ["encode"],
+    ["invert"],
+    ["survive"],
     ["sample"],
     ["mix"],
     ["direction"],
@@ -92,6 +94,9 @@ except SystemExit as stop:
         ["train", "gan", "--store", "nowhere", "--run", "run", "--preset", "smoke", "--kimg", "1"],
         ["train", "encoder", "--generator", "nowhere", "--run", "run"],
         ["encode", "nowhere", "--encoder", "nowhere", "--out", "codes.safetensors"],
+        ["invert", "nowhere", "--generator", "nowhere", "--out", "codes.safetensors"],
+        ["survive", "nowhere", "--generator", "nowhere", "--encoder", "nowhere"],
+        ["survive", "nowhere", "--generator", "nowhere"],
         ["sample", "nowhere", "--out", "x.png"],
         ["mix", "nowhere", "--out", "x.png"],
         ["direction", "nowhere", "--out", "d.safetensors"],
@@ -152,6 +157,11 @@ def test_the_whole_way(cli, tmp_path):
         0.04,
     )
     cli("encode", "store", "--encoder", "enc", "--out", "codes.safetensors")
+    of_gan = ("store", "--generator", "gan", "--encoder", "enc", "--count", 3)
+    cli("invert", *of_gan, "--out", "inverted.safetensors", "--steps", 2)
+    lost = cli("survive", *of_gan).stdout
+    found = cli("survive", "store", "--generator", "gan", "--codes", "inverted.safetensors").stdout
+    assert "psnr" in lost and "mae_liver" in found and lost != found
     cli("sample", "gan", "--out", "sample.png", "--count", 4)
     cli(
         "mix", "gan", "--out", "mix.png", "--codes", "codes.safetensors", "--split", "test", "--rows", 2, "--columns", 2

@@ -13,7 +13,7 @@ import typer
 from stylemed import __version__
 from stylemed.cli.book import book
 from stylemed.cli.data import download, inspect, phantom, prepare
-from stylemed.cli.latent import direction, encode, generate, mix, sample
+from stylemed.cli.latent import direction, encode, generate, invert, mix, sample, survive
 from stylemed.cli.options import fail
 from stylemed.cli.training import judge, train
 from stylemed.errors import BadInput
@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (phantom, download, prepare, inspect, judge, encode, sample, mix, direction, generate):
+for command in (phantom, download, prepare, inspect, judge, encode, invert, survive, sample, mix, direction, generate):
     app.command()(command)
 app.add_typer(train, name="train")
 app.add_typer(book, name="book")

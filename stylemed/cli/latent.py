@@ -1,4 +1,4 @@
-"""Commands in latent space: encode, sample, mix, direction, generate."""
+"""Commands in latent space: encode, invert, survive, sample, mix, direction, generate."""
 
 from __future__ import annotations
 
@@ -29,6 +29,108 @@ def encode(
     network, _ = pretrained.encoder(encoder)
     codes = encode_store(SliceStore.open(store), network, split=split, batch=batch)
     print(f"{len(codes)} slices encoded, written to {codes.save(out)}")
+
+
+def invert(
+    store: Annotated[Path, typer.Argument(help="Slice store.")],
+    generator: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of the generator.")],
+    out: Annotated[Path, typer.Option(help="File to write the codes to (.safetensors).")],
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN", help="Begin at the answers of this encoder. Default: the mean w.", show_default=False
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, judge, test or all.")] = "test",
+    count: Annotated[
+        int | None, typer.Option(help="Only so many slices, evenly spaced. Default: all.", min=1, show_default=False)
+    ] = None,
+    space: Annotated[str, typer.Option(help="w (one style for all layers) or w+ (one for each).")] = "w+",
+    steps: Annotated[int, typer.Option(help="Steps of descent for each slice.", min=0)] = 1000,
+    rate: Annotated[float, typer.Option(help="Largest step, in standard deviations of w.", min=0.0)] = 0.05,
+    near: Annotated[float, typer.Option(help="Weight that holds w+ near W; 0 lets it go.", min=0.0)] = 0.0,
+) -> None:
+    """Find the style of each slice by descent: slow, and what an encoder is measured against. The same line goes on."""
+    from stylemed import pretrained
+    from stylemed.data.store import SliceStore
+    from stylemed.latent.inversion import invert_store
+
+    opened = SliceStore.open(store)
+    codes = invert_store(
+        opened,
+        _generator(generator)[0],
+        _some_rows(opened, split, count),
+        encoder=None if encoder is None else pretrained.encoder(encoder)[0],
+        split=None if split == "all" else split,
+        partial=out.with_name(f"{out.name}.begun"),
+        space=space,
+        steps=steps,
+        rate=rate,
+        near=near,
+    )
+    print(f"{len(codes)} slices inverted, written to {codes.save(out)}")
+
+
+def survive(
+    store: Annotated[Path, typer.Argument(help="Slice store.")],
+    generator: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of the generator.")],
+    encoder: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Run folder or .safetensors of the encoder.", show_default=False)
+    ] = None,
+    codes: Annotated[
+        Path | None, typer.Option(help="Instead: codes of slices of this store, such as `stylemed invert` writes.")
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Judge that looks for the tumors. Default: errors only.", show_default=False),
+    ] = None,
+    split: Annotated[str, typer.Option(help="With an encoder: train, judge, test or all.")] = "test",
+    count: Annotated[
+        int | None, typer.Option(help="Only so many slices, evenly spaced. Default: all.", min=1, show_default=False)
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """What is lost on the way through latent space: errors of reconstructions, and which tumors are still seen, by size."""
+    from stylemed import pretrained
+    from stylemed.data.store import SliceStore
+    from stylemed.evaluation.judge import check_reader
+    from stylemed.evaluation.reconstruction import by_patient, reconstruction_errors, survival
+    from stylemed.latent.codes import Codes, encode_store
+    from stylemed.latent.inversion import check_networks
+    from stylemed.latent.mixing import synthesize
+    from stylemed.training.reader import Judge
+
+    if (encoder is None) == (codes is None):
+        raise BadInput("Give --encoder or --codes, one of the two.")
+    opened, network = SliceStore.open(store), _generator(generator)[0]
+    if codes is None:
+        its = pretrained.encoder(encoder)[0]
+        check_networks(opened, network, its)
+        rows = _some_rows(opened, split, count)
+        found = encode_store(opened, its, rows=rows)
+    else:
+        check_networks(opened, network)
+        found = Codes.load(codes)
+        if found.info.get("store") != str(opened.digest):
+            raise BadInput(f"{codes} holds codes of another store than {store}; encode or invert its slices.")
+        rows = found.table["row"].to_numpy()
+    again = synthesize(network, found.w_plus)
+    print(by_patient(reconstruction_errors(opened, rows, again), seed).round(3).to_string(index=False))
+    if judge is not None:
+        reader = Judge.load(judge)
+        check_reader(reader, opened)
+        print()
+        print(survival(reader, opened, rows, again, seed).round(3).to_string(index=False))
+
+
+def _some_rows(store, split: str, count: int | None):
+    """Rows of a split ("all": of every one), `count` of them evenly spaced; twins are left out."""
+    import numpy as np
+
+    rows = np.asarray(store.select(None if split == "all" else split))
+    if not len(rows):
+        raise BadInput(f"{store.path} has no slice of the split {split}.")
+    return rows if count is None else rows[np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int))]
 
 
 def sample(

@@ -110,12 +110,18 @@ def train_encoder_command(
     run: Annotated[Path, typer.Option(help="Run folder; made if needed, gone on with if it is there.")],
     store: Annotated[
         Path | None,
-        typer.Option(help="Slice store to watch reconstructions on; never trained on.", show_default=False),
+        typer.Option(
+            help="Slice store to watch reconstructions on; trained on only with real_share.", show_default=False
+        ),
     ] = None,
     preset: Annotated[str, typer.Option(help="smoke, phantom-64, ct-64, ct-128, paper.")] = "phantom-64",
     kimg: Annotated[float, typer.Option(help="Generated images to show in all, in thousands.")] = 20.0,
     max_minutes: Minutes = None,
     seed: Seed = 0,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Change one field of the preset; repeatable."),
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="ResNet-50 weights to start from. Default: at random.", show_default=False)
     ] = None,
@@ -136,6 +142,7 @@ def train_encoder_command(
         seed=seed,
         weights=weights,
         device=device,
+        **_changes(change),
     )
     _trained(done)
 

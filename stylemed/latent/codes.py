@@ -101,8 +101,10 @@ class Codes:
         return cls(table, tensors["w_plus"], header["info"])
 
 
-def encode_store(store, encoder, *, split: str | None = None, batch: int = 32, progress: bool = True) -> Codes:
-    """Encode the slices of a store (of one split, or all) -> Codes, in the order of the store.
+def encode_store(
+    store, encoder, *, split: str | None = None, rows=None, batch: int = 32, progress: bool = True
+) -> Codes:
+    """Encode the slices of a store (of one split, or all, or these rows) -> Codes, in the order of the store.
 
     BadInput when encoder and store differ in resolution, window or frame, or when the split is empty.
     """
@@ -119,7 +121,7 @@ def encode_store(store, encoder, *, split: str | None = None, batch: int = 32, p
         same_store=False,  # its patients may be new ones
         cure="prepare the store as the encoder's was, or train an encoder for it",
     )
-    rows = np.asarray(store.select(split=split))
+    rows = np.asarray(store.select(split=split) if rows is None else rows)
     if len(rows) == 0:
         raise BadInput(f"the store {store.path} has no slices in split {split!r}")
     device = next(encoder.parameters()).device
@@ -131,24 +133,32 @@ def encode_store(store, encoder, *, split: str | None = None, batch: int = 32, p
             images = torch.from_numpy(store.images(rows[start : start + batch])).to(device)  # [b, 1, R, R]
             parts.append(encoder(images).cpu().numpy())
     encoder.train(was_training)
+    digest = digest_of_weights(encoder.state_dict())
+    behind = its.made_from if its.digest == digest else {}  # not where it was trained on since it was loaded
+    return codes_of(store, rows, np.concatenate(parts), {**behind, "encoder": digest}, split)
+
+
+def codes_of(store, rows, w_plus, made_from: dict[str, str], split: str | None = None) -> Codes:
+    """Codes w+ [N, L, latent] of the slices `rows` of a store, with what the store knows of them.
+
+    made_from {kind: digest}: the networks that found them.
+    """
     table = store.slices.iloc[rows].copy()
     table["row"] = rows
     table["body_px"] = [int((np.asarray(store.hu[row]) > BODY_HU).sum()) for row in rows]
-    digest = digest_of_weights(encoder.state_dict())
-    behind = its.made_from if its.digest == digest else {}  # not where it was trained on since it was loaded
     made = replace(
         store.learned_from(rows, split),
         kind="codes",
         format=FORMAT,
-        made_from={**behind, "encoder": digest},
+        made_from=made_from,
         prevalence=None,
         version=__version__,
     )
     info = {
         "resolution": int(store.resolution),
         "store": str(store.digest),
-        "encoder": digest,
+        "encoder": made_from.get("encoder"),
         "window": [float(store.window.lo), float(store.window.hi)],
         "provenance": made.to_dict(),
     }
-    return Codes(table[[name for name in COLUMNS if name in table]], np.concatenate(parts), info)
+    return Codes(table[[name for name in COLUMNS if name in table]], w_plus, info)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from stylemed.errors import BadInput
+from stylemed.files import digest_of_weights
+from stylemed.latent.codes import Codes, codes_of
+from stylemed.provenance import Provenance, belong_together
 from stylemed.training.reconstruction import ReconstructionLoss
 
 DRAWN = 4096  # latents that the spread of w is measured on
@@ -100,6 +104,73 @@ def invert(
     w_plus = (v * std + mean).expand(-1, generator.num_layers, -1)
     drift = v.square().mean(dim=(1, 2)).sqrt()
     return Inversion(w_plus.cpu().numpy().copy(), torch.cat(losses).cpu().numpy(), drift.cpu().numpy())
+
+
+def invert_store(
+    store,
+    generator,
+    rows,
+    *,
+    encoder=None,
+    split: str | None = None,
+    partial: str | Path | None = None,
+    at_once: int = 32,
+    progress: bool = True,
+    **options,
+) -> Codes:
+    """`invert` for slices of a store -> Codes.
+
+    encoder: descent begins at its answers instead of the mean w. options: of `invert` (space, steps, rate, near, loss). partial:
+        file that keeps what is done, `at_once` slices at a time, for the same call to go on from; deleted at the end.
+    BadInput where store, generator and encoder do not belong together, or the file holds the part of another inversion.
+    """
+    rows = np.asarray(rows)
+    check_networks(store, generator, encoder)
+    made_from = {"generator": digest_of_weights(generator.state_dict())}
+    if encoder is not None:
+        made_from["encoder"] = digest_of_weights(encoder.state_dict())
+    partial = None if partial is None else Path(partial)
+    asked = {name: value for name, value in options.items() if name != "loss"} | {"made_from": made_from}
+    asked |= {"store": store.digest, "rows": [int(row) for row in rows]}
+    found = np.zeros((0, generator.num_layers, generator.latent_size), np.float32)
+    if partial is not None and partial.exists():
+        kept = Codes.load(partial)
+        if kept.info.get("asked") != asked:
+            raise BadInput(f"{partial} is the beginning of another inversion; delete it, or name another output.")
+        found = kept.w_plus
+    with tqdm(total=len(rows), initial=len(found), desc="invert", unit="slice", disable=not progress) as bar:
+        while len(found) < len(rows):
+            part = rows[len(found) : len(found) + at_once]
+            images = torch.from_numpy(store.images(part))
+            start = None
+            if encoder is not None:
+                with torch.no_grad():
+                    start = encoder(images)
+            found = np.concatenate([found, invert(generator, images, start=start, progress=False, **options).w_plus])
+            bar.update(len(part))
+            if partial is not None:
+                so_far = codes_of(store, rows[: len(found)], found, made_from, split)
+                Codes(so_far.table, found, so_far.info | {"asked": asked}).save(partial)
+    if partial is not None:
+        partial.unlink(missing_ok=True)
+    return codes_of(store, rows, found, made_from, split)
+
+
+def check_networks(store, generator, encoder=None) -> None:
+    """BadInput where generator, store and encoder do not belong together; patients may be new ones."""
+    if generator.resolution != store.resolution:
+        raise BadInput(
+            f"The generator makes {generator.resolution}² images but the store {store.path} holds {store.resolution}² slices; "
+            f"prepare the store with --resolution {generator.resolution}."
+        )
+    of_generator = getattr(generator, "provenance", Provenance())
+    cure = "prepare the store as the generator's was"
+    names = ("the generator", f"the store {store.path}")
+    belong_together(of_generator, store.provenance, names=names, same_store=False, cure=cure)
+    if encoder is not None:
+        of_encoder = getattr(encoder, "provenance", Provenance())
+        cure = "give the encoder that was trained for this generator"
+        belong_together(of_generator, of_encoder, names=("the generator", "the encoder"), same_store=False, cure=cure)
 
 
 def spread_of_w(generator, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,15 @@
 """Inversion on a small random generator: what it makes can be found again, and images do not disturb each other."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.signal import convolve2d
 
+from stylemed.data import SliceStore
 from stylemed.errors import BadInput
-from stylemed.latent.inversion import invert, spread_of_w
+from stylemed.latent import inversion
+from stylemed.latent.inversion import invert, invert_store, spread_of_w
 from stylemed.networks import Discriminator, Generator
 from stylemed.training.reconstruction import ReconstructionLoss, feature_distance, structural_similarity
 
@@ -88,3 +91,37 @@ def test_feature_distance_sees_structure_and_not_which_network_width_it_comes_fr
     assert feature_distance(critic, images, images).abs().max() < 1e-6
     near, far = (feature_distance(critic, images, images + s * torch.randn_like(images)) for s in (0.05, 0.5))
     assert (0 < near).all() and (near < far).all() and (far <= 4).all()
+
+
+def test_a_stopped_inversion_of_a_store_goes_on_where_it_was(tmp_path, monkeypatch, generator):
+    hu = np.random.default_rng(0).integers(-400, 300, (5, 16, 16)).astype(np.int16)
+    names = ["case", "patient", "modality", "phase", "z", "z_mm", "liver_px", "tumor_px", "tumor_known"]
+    slices = pd.DataFrame({name: np.arange(5) for name in names}).assign(split="test", modality="CT", twin_of="")
+    store = SliceStore(
+        "store", {"resolution": 16, "windows": {"CT": [-100, 250]}, "digest": "d", "version": 1}, hu, None, slices
+    )
+    partial, whole = tmp_path / "codes.begun", []
+
+    def run(steps=3):
+        options = dict(partial=partial, at_once=2, progress=False, steps=steps)
+        return invert_store(store, generator, [4, 3, 2, 1, 0], **options)
+
+    def counted(network, images, **options):
+        whole.append(len(images))
+        if len(whole) == 2:
+            raise KeyboardInterrupt
+        return invert(network, images, **options)
+
+    expected = run()
+    assert not partial.exists() and list(expected.table["row"]) == [4, 3, 2, 1, 0]
+    assert set(expected.provenance.made_from) == {"generator"}
+    monkeypatch.setattr(inversion, "invert", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    with pytest.raises(BadInput, match="codes.begun"):
+        run(steps=4)
+    np.testing.assert_array_equal(run().w_plus, expected.w_plus)
+    assert whole == [2, 2, 2, 1] and not partial.exists()
+    store.resolution = 32
+    with pytest.raises(BadInput, match="--resolution 16"):
+        run()

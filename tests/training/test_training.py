@@ -360,7 +360,7 @@ def test_a_measured_radius_clips_a_hundredth_of_the_generators_own_latents():
     generator = Generator(16, **{k: v for k, v in TINY.items() if k != "batch_default"}).eval()
 
     def encoder(preset):
-        return EncoderTrainer(generator, None, encoder_config(preset), 0, "cpu", {}).encoder
+        return EncoderTrainer(generator, None, None, encoder_config(preset), 0, "cpu", {}).encoder
 
     smoke = encoder("smoke")
     with torch.no_grad():
@@ -370,16 +370,49 @@ def test_a_measured_radius_clips_a_hundredth_of_the_generators_own_latents():
     assert encoder("smoke").radius == smoke.radius and encoder("paper").radius == 0
 
 
+EVERYTHING = dict(space="w+", trunk="resnet18", real_share=0.25, changes=0.5, least_psi=0.7)
+EVERYTHING |= dict(image_weight=1.0, structure_weight=1.0, feature_weight=1.0, offset_weight=0.1)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("space", ["w", "w+"])
-def test_encoder_trains_resumes_and_exports(tmp_path, space):
+@pytest.mark.parametrize("changes", [{"space": "w"}, EVERYTHING])
+def test_encoder_trains_resumes_to_the_bit_and_exports(tmp_path, changes):
     gan = train_gan(Blobs(), tmp_path / "gan", "smoke", kimg=0.1, progress=False, **TINY).path
-    for kimg in (0.032, 0.064):
-        run = train_encoder(gan, tmp_path / "enc", "smoke", dataset=Blobs(), kimg=kimg, progress=False, space=space)
+    for name, ends in {"at once": [0.064], "in two": [0.032, 0.064]}.items():
+        for kimg in ends:
+            run = train_encoder(gan, tmp_path / name, "smoke", dataset=Blobs(), kimg=kimg, progress=False, **changes)
     encoder, metadata = load_encoder(run.path)
     assert metadata["generator_nimg"] == load_generator(gan)[1]["nimg"]
     assert encoder(Blobs().all[:2]).shape == (2, 6, 16)
-    assert {"w_error", "image_error", "real_error"} <= set(run.log().columns) and len(run.samples()) >= 1
+    unbroken = load_encoder(tmp_path / "at once")[0].state_dict()
+    assert all(torch.equal(value, unbroken[name]) for name, value in encoder.state_dict().items())
+    said = {"w_error", "image_error", "real_error"} | ({"real_image_error"} if "real_share" in changes else set())
+    assert said <= set(run.log().columns) and len(run.samples()) >= 1
+
+
+def test_real_slices_need_an_image_loss_and_a_store(tmp_path):
+    with pytest.raises(BadInput, match="no latent is known"):
+        encoder_config("paper", real_share=0.5)
+    gan = train_gan(Blobs(), tmp_path / "gan", "smoke", kimg=0.04, progress=False, **TINY).path
+    with pytest.raises(BadInput, match="--store"):
+        train_encoder(gan, tmp_path / "enc", "smoke", kimg=0.1, real_share=0.5)
+    (gan / "discriminator.safetensors").unlink()
+    with pytest.raises(BadInput, match=r"discriminator\.safetensors"):
+        train_encoder(gan, tmp_path / "enc", "smoke", kimg=0.1, feature_weight=1.0)
+    assert not (tmp_path / "enc").exists()
+
+
+def test_changed_images_are_near_and_pairs_without_changes_are_exact():
+    torch.manual_seed(0)
+    generator = Generator(16, **{k: v for k, v in TINY.items() if k != "batch_default"}).eval()
+    trainer = EncoderTrainer(generator, None, None, encoder_config("smoke", changes=0.5, least_psi=0.0), 0, "cpu", {})
+    images = trainer.pairs(64, "pairs")[0].clamp(-1, 1)
+    changed = trainer._changed(images)
+    same = (changed == images).flatten(1).all(dim=1)
+    assert 20 < same.sum() < 44
+    assert (changed - images)[~same].abs().mean() < 0.3
+    trainer.config = encoder_config("smoke")
+    assert torch.equal(trainer._changed(images), images)
 
 
 def test_encoder_refuses_slices_that_look_otherwise(tmp_path):

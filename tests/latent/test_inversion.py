@@ -97,6 +97,7 @@ def test_a_stopped_inversion_of_a_store_goes_on_where_it_was(tmp_path, monkeypat
     hu = np.random.default_rng(0).integers(-400, 300, (5, 16, 16)).astype(np.int16)
     names = ["case", "patient", "modality", "phase", "z", "z_mm", "liver_px", "tumor_px", "tumor_known"]
     slices = pd.DataFrame({name: np.arange(5) for name in names}).assign(split="test", modality="CT", twin_of="")
+    slices = slices.assign(case=list("abcde"), patient=list("abcde"))
     store = SliceStore(
         "store", {"resolution": 16, "windows": {"CT": [-100, 250]}, "digest": "d", "version": 1}, hu, None, slices
     )

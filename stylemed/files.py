@@ -143,6 +143,20 @@ def damaged(path: Path, called: str, error: Exception) -> str:
     return f"{path}: is damaged or not a {called} ({type(error).__name__}); make it again or download it again."
 
 
+def load_state(network, path: str | Path, called: str) -> None:
+    """Fill a network with a state dict from a file, such as torchvision's; BadInput, which calls it `called`, when that fails."""
+    import torch
+
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file; give the path of a {called} state dict, or none.") from None
+    except Exception as error:
+        raise BadInput(
+            f"{path}: is not a {called} state dict ({type(error).__name__}); save one with torch.save."
+        ) from None
+
+
 def digest_of_weights(tensors: dict) -> str:
     """16 hex digits of the sha256 over names, shapes, types and values of a state dict, whatever its order and device."""
     import torch

@@ -123,7 +123,12 @@ def train_encoder_command(
         typer.Option("--set", metavar="NAME=VALUE", help="Change one field of the preset; repeatable."),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="ResNet-50 weights to start from. Default: at random.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Weights of the ResNet: a file, or imagenet to download them. Default: random.",
+            show_default=False,
+        ),
     ] = None,
     device: Device = None,
 ) -> None:

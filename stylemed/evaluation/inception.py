@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stylemed.networks.encoder import load_state
+from stylemed.files import load_state
 
 SIDE = 299  # what the network was trained at
 

@@ -1,12 +1,9 @@
 """The encoder of the paper: a ResNet-50 (He et al. 2016) that reads an image and answers with its styles."""
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylemed.errors import BadInput
 from stylemed.networks.layers import levels
 
 TRUNKS = ("resnet18", "resnet34", "resnet50")
@@ -32,10 +29,10 @@ class Encoder(nn.Module):
         shortcut: side of a small copy of the image that a linear layer reads beside the ResNet; 0, as in the paper, for none.
         radius: largest root mean square of an answer, in standard deviations of w from the mean; 0 for no limit. A generated
             image lies at about 1: farther out the generator has no experience, and a slice unlike its own would end there.
-        weights: file with a state dict of the trunk (such as torchvision's ImageNet weights) to start from; None starts at random.
 
-    The heads' output is scaled by `w_std` and shifted by `w_avg` [latent], so that it begins at the mean image of the generator
-    and every component is of order one; both are buffers, set from the generator before training.
+    The trunk begins at random, or with `begin_from`. The heads' output is scaled by `w_std` and shifted by `w_avg` [latent], so that
+    it begins at the mean image of the generator and every component is of order one; both are buffers, set from the generator
+    before training.
     """
 
     def __init__(
@@ -48,7 +45,6 @@ class Encoder(nn.Module):
         trunk: str = "resnet50",
         shortcut: int = 0,
         radius: float = 0.0,
-        weights: str | Path | None = None,
     ):
         super().__init__()
         if space not in ("w", "w+"):
@@ -70,15 +66,11 @@ class Encoder(nn.Module):
         self.resolution, self.channels, self.latent_size = resolution, channels, latent_size
         self.num_layers, self.space, self.shortcut, self.radius = num_layers, space, shortcut, radius
         self.trunk = getattr(models, trunk)(weights=None)
-        if weights is not None:
-            load_state(self.trunk, weights, trunk)
         widths = {f"layer{i}": 2**i * self.trunk.fc.in_features // 16 for i in (2, 3, 4)}
         self.trunk.fc = nn.Identity()
-        first = self.trunk.conv1
-        if channels != 3:  # a grey image is the sum of its three equal colours
-            grey = first.weight.detach().sum(dim=1, keepdim=True).repeat(1, channels, 1, 1) / channels
+        if channels != 3:
             self.trunk.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
-            self.trunk.conv1.weight.data.copy_(grey)
+            nn.init.kaiming_normal_(self.trunk.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.layers = levels(resolution)  # of each level
         self.head = Head(sum(widths.values()), latent_size)
         self.offsets = nn.ModuleDict()
@@ -94,6 +86,15 @@ class Encoder(nn.Module):
             nn.init.zeros_(self.linear.bias)
         self.register_buffer("w_avg", torch.zeros(latent_size))
         self.register_buffer("w_std", torch.ones(latent_size))
+
+    @torch.no_grad()
+    def begin_from(self, trunk: nn.Module) -> None:
+        """Take the weights of a trained trunk, torchvision's network of the same name for colour images, but for its last layer."""
+        state = {name: value for name, value in trunk.state_dict().items() if not name.startswith("fc.")}
+        if self.channels != 3:  # a grey image is the sum of its three equal colours
+            grey = state["conv1.weight"].sum(dim=1, keepdim=True)
+            state["conv1.weight"] = grey.repeat(1, self.channels, 1, 1) / self.channels
+        self.trunk.load_state_dict(state)
 
     def forward(self, images: Tensor, space: str | None = None) -> Tensor:
         """images [B, C, R, R] -> w+ [B, L, latent]; in space "w" all L rows are the same. space: other than its own, "w" only."""
@@ -154,15 +155,3 @@ class Head(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * self.in_features**-0.5
-
-
-def load_state(network: nn.Module, path: str | Path, name: str) -> None:
-    """Fill a network with a state dict from a file, such as torchvision's; BadInput, which calls it `name`, when that fails."""
-    try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file; give the path of a {name} state dict, or none.") from None
-    except Exception as error:
-        raise BadInput(
-            f"{path}: is not a {name} state dict ({type(error).__name__}); save one with torch.save."
-        ) from None

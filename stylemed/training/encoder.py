@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stylemed.errors import BadInput
-from stylemed.files import digest_of_weights
+from stylemed.files import digest_of_weights, load_state
 from stylemed.networks import Discriminator, Encoder
 from stylemed.networks.encoder import TRUNKS
 from stylemed.provenance import Provenance, belong_together
@@ -132,7 +132,7 @@ class EncoderTrainer:
         seed: int,
         device: str,
         metadata: dict,
-        weights=None,
+        trunk=None,
     ):
         self.config, self.seed, self.device = config, seed, torch.device(device)
         self.dataset, self.metadata = dataset, metadata
@@ -156,8 +156,9 @@ class EncoderTrainer:
                 config.trunk,
                 config.shortcut,
                 radius,
-                weights,
             )
+        if trunk is not None:
+            self.encoder.begin_from(trunk)
         self.encoder.to(self.device)
         self.encoder.w_avg.copy_(w_avg)
         self.encoder.w_std.copy_(w_std)
@@ -341,7 +342,8 @@ def train_encoder(
             generated images are shown.
         kimg: thousands of generated images to show in all.
         max_minutes: stop after so many minutes of this call.
-        weights: state dict of the trunk to start from; None starts at random.
+        weights: of the trunk to start from: a file with torchvision's state dict, or "imagenet", which downloads it and begins at
+            random, saying so, where that fails. None starts at random. What it was stands in the encoder's metadata.
 
     Raises BadInput for an unknown preset or field, an unreadable generator, a data set of another size, window or frame, a run
     folder of another configuration (also: of other weights of the generator) or in use.
@@ -377,8 +379,9 @@ def train_encoder(
         patients = Provenance.from_dict(getattr(dataset, "metadata", {}).get("provenance")).patients
         provenance = replace(provenance, patients=provenance.patients | patients)
     provenance = provenance.to_dict()
-    metadata = {**made, "generator_nimg": made.get("nimg"), "provenance": provenance}
-    trainer = EncoderTrainer(network, discriminator, dataset, config, seed, device, metadata, weights)
+    trunk, began = trained_trunk(config.trunk, weights)
+    metadata = {**made, "generator_nimg": made.get("nimg"), "began": began, "provenance": provenance}
+    trainer = EncoderTrainer(network, discriminator, dataset, config, seed, device, metadata, trunk)
     # Its weights are told by their digest: two trainings can agree in all settings and yet not in what came out.
     of_generator = {**settings_of(made), "digest": made_from["generator"]}
     if discriminator is not None:
@@ -393,3 +396,25 @@ def train_encoder(
         progress=progress,
         on_snapshot=on_snapshot,
     )
+
+
+def trained_trunk(name: str, weights: str | Path | None, url: str | None = None) -> tuple[torch.nn.Module | None, str]:
+    """torchvision's network `name` with these weights, and what to call them; (None, "random") for None.
+
+    weights: a file, or "imagenet": downloaded (from `url`, if given) into torch's cache; where that fails, random, said aloud.
+    """
+    from torchvision import models
+
+    if weights is None:
+        return None, "random"
+    network = models.get_model(name, weights=None)
+    if str(weights) != "imagenet":
+        load_state(network, weights, name)
+        return network, Path(weights).name
+    try:
+        url = url or models.get_model_weights(name).DEFAULT.url
+        network.load_state_dict(torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False))
+    except (OSError, RuntimeError) as error:  # no network, no room, or something else at that address
+        print(f"The ImageNet weights of {name} cannot be had ({type(error).__name__}); its trunk begins at random.")
+        return None, "random"
+    return network, "imagenet"

@@ -29,7 +29,7 @@ from stylemed.training import (
     train_encoder,
     train_gan,
 )
-from stylemed.training.encoder import EncoderTrainer
+from stylemed.training.encoder import EncoderTrainer, trained_trunk
 from stylemed.training.gan import GanTrainer
 from stylemed.training.loop import MOST_SKIPPED, GradientGuard, next_positions
 from stylemed.training.reader import reader_config
@@ -388,6 +388,25 @@ def test_encoder_trains_resumes_to_the_bit_and_exports(tmp_path, changes):
     assert all(torch.equal(value, unbroken[name]) for name, value in encoder.state_dict().items())
     said = {"w_error", "image_error", "real_error"} | ({"real_image_error"} if "real_share" in changes else set())
     assert said <= set(run.log().columns) and len(run.samples()) >= 1
+
+
+def test_trunk_weights_come_from_a_file_a_server_or_chance(tmp_path, monkeypatch, capsys):
+    from torchvision.models import resnet18
+
+    donor = resnet18(weights=None)
+    torch.save(donor.state_dict(), tmp_path / "resnet18.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    for weights, url in ((tmp_path / "resnet18.pth", None), ("imagenet", (tmp_path / "resnet18.pth").as_uri())):
+        trunk, began = trained_trunk("resnet18", weights, url)
+        assert torch.equal(trunk.fc.weight, donor.fc.weight) and began == Path(weights).name
+    assert trained_trunk("resnet18", "imagenet", (tmp_path / "nothing.pth").as_uri()) == (None, "random")
+    assert "begins at random" in capsys.readouterr().out
+    assert trained_trunk("resnet18", None) == (None, "random")
+    (tmp_path / "broken.pth").write_bytes(b"not a state dict")
+    with pytest.raises(BadInput, match=r"broken\.pth"):
+        trained_trunk("resnet18", tmp_path / "broken.pth")
+    with pytest.raises(BadInput, match="no such file"):
+        trained_trunk("resnet18", tmp_path / "nothing.pth")
 
 
 def test_real_slices_need_an_image_loss_and_a_store(tmp_path):

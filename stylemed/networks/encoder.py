@@ -30,8 +30,8 @@ class Encoder(nn.Module):
         radius: largest root mean square of an answer, in standard deviations of w from the mean; 0 for no limit. A generated
             image lies at about 1: farther out the generator has no experience, and a slice unlike its own would end there.
 
-    The trunk begins at random, or with `begin_from`. The heads' output is scaled by `w_std` and shifted by `w_avg` [latent], so that
-    it begins at the mean image of the generator and every component is of order one; both are buffers, set from the generator
+    The trunk begins at random, or with `begin_from`. The heads' output is scaled by `w_std` and shifted by `w_avg` [latent], so
+    that it begins at the mean image of the generator and every component is of order one; both are buffers, set from the generator
     before training.
     """
 

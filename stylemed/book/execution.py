@@ -105,9 +105,14 @@ def chapter_parameters(name: str, profile: Profile, root: Path, seed: int | None
 
 def _parameters_of(file: Path) -> list[str]:
     """The names that a chapter's parameters cell gives a value; papermill can tell too, but takes 2 s to import."""
-    cells = json.loads(file.read_text())["cells"]
-    source = "".join(next((c["source"] for c in cells if "parameters" in c["metadata"].get("tags", [])), ""))
-    lines = [line for line in ast.parse(source).body if isinstance(line, ast.Assign | ast.AnnAssign)]
+    try:
+        cells = json.loads(file.read_text())["cells"]
+        source = "".join(next((c["source"] for c in cells if "parameters" in c["metadata"].get("tags", [])), ""))
+        lines = [line for line in ast.parse(source).body if isinstance(line, ast.Assign | ast.AnnAssign)]
+    except (ValueError, KeyError, TypeError, SyntaxError) as error:
+        raise BadInput(
+            f"book/{file.name} is no notebook with a parameters cell of plain lines ({error}); restore it from git."
+        ) from None
     targets = [target for line in lines for target in (line.targets if isinstance(line, ast.Assign) else [line.target])]
     return [target.id for target in targets if isinstance(target, ast.Name)]
 

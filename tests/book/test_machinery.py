@@ -65,6 +65,7 @@ def test_inputs_refuse_nonsense(tmp_path, monkeypatch):
         chapters.inputs("smoke", needs=["judge"])
 
 
+@pytest.mark.slow
 def test_inputs_that_were_made_from_others_are_refused(phantom, tmp_path, monkeypatch):
     """Chapter 1 with another seed, then chapter 5: the old generator has seen patients that are `test` now."""
     from stylemed.data import SliceStore, prepare

@@ -31,6 +31,7 @@ COMMANDS = [
     ["direction"],
     ["generate"],
     ["study", "reconstruction"],
+    ["study", "factors"],
     ["book", "run"],
     ["book", "html"],
     ["book", "check"],

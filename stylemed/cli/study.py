@@ -15,11 +15,6 @@ from stylemed.cli.options import Seed
 study = typer.Typer(help="Long measurements; each writes one JSON that chapters read.", no_args_is_help=True)
 
 
-@study.callback()
-def _group() -> None:
-    """Long measurements; each writes one JSON that chapters read."""  # with a callback, one command keeps its name
-
-
 @study.command("reconstruction")
 def reconstruction_command(
     store: Annotated[Path, typer.Argument(help="Slice store.")],
@@ -56,6 +51,49 @@ def reconstruction_command(
         few=few,
         many=many,
         work=work,
+        seed=seed,
+    )
+    _write(found, out)
+
+
+@study.command("factors")
+def factors_command(
+    store: Annotated[Path, typer.Argument(help="Slice store.")],
+    generator: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of the generator.")],
+    encoder: Annotated[
+        list[str], typer.Option(metavar="NAME=RUN", help="An encoder and what to call it; repeat for several.")
+    ],
+    judge: Annotated[str, typer.Option(metavar="RUN", help="Judge that tells the factors of generated images.")],
+    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    truth: Annotated[
+        Path | None, typer.Option(help="truth.csv of the phantom that the store was made from.", show_default=False)
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the slices, or all.")] = "test",
+    count: Annotated[
+        int | None, typer.Option(help="Only so many slices, evenly spaced. Default: all.", min=1, show_default=False)
+    ] = None,
+    drawn: Annotated[int, typer.Option(help="Generated images.", min=20)] = 3000,
+    seed: Seed = 0,
+) -> None:
+    """How well linear classifiers tell tumor, modality, height, fat and more in z, in w and in encoded w."""
+    from stylemed import pretrained
+    from stylemed.data.store import SliceStore
+    from stylemed.errors import BadInput
+    from stylemed.studies.factors import run
+    from stylemed.training.reader import Judge
+
+    named = dict(text.partition("=")[::2] for text in encoder)
+    if not all(named.values()):
+        raise BadInput("--encoder takes NAME=RUN: what to call the encoder, and its run folder.")
+    opened = SliceStore.open(store)
+    found = run(
+        opened,
+        pretrained.generator(generator)[0],
+        {name: pretrained.encoder(path)[0] for name, path in named.items()},
+        Judge.load(judge),
+        truth=truth,
+        rows=opened.some_rows(None if split == "all" else split, count),
+        drawn=drawn,
         seed=seed,
     )
     _write(found, out)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from stylemed.cli import app, main
 from stylemed.errors import BadInput
+from stylemed.studies import Result
 
 COMMANDS = [
     [],
@@ -29,6 +30,8 @@ COMMANDS = [
     ["mix"],
     ["direction"],
     ["generate"],
+    ["study", "reconstruction"],
+    ["study", "factors"],
     ["book", "run"],
     ["book", "html"],
     ["book", "check"],
@@ -162,6 +165,18 @@ def test_the_whole_way(cli, tmp_path):
     lost = cli("survive", *of_gan).stdout
     found = cli("survive", "store", "--generator", "gan", "--codes", "inverted.safetensors").stdout
     assert "psnr" in lost and "mae_liver" in found and lost != found
+    few = ("--drawn", 4, "--few", 1, "--many", 2, "--work", "work", "--out", "reconstruction.json")
+    cli("study", "reconstruction", *of_gan, *few)
+    result = Result.load(tmp_path / "reconstruction.json")
+    assert list(result.tables["seconds"]["way"]) == ["encoder w", "encoder w+", "encoder and 1 steps", "2 steps"]
+    assert (
+        result.tables["errors"]["patients"].max() == 3
+        and result.made["cpu"]
+        and set(result.made_from) == {"generator", "encoder"}
+    )
+    kept = (tmp_path / "work" / "2 steps.safetensors").stat().st_mtime_ns
+    cli("study", "reconstruction", *of_gan, *few)  # the descents are there
+    assert (tmp_path / "work" / "2 steps.safetensors").stat().st_mtime_ns == kept
     cli("sample", "gan", "--out", "sample.png", "--count", 4)
     cli(
         "mix", "gan", "--out", "mix.png", "--codes", "codes.safetensors", "--split", "test", "--rows", 2, "--columns", 2

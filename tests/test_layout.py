@@ -10,6 +10,7 @@ import pytest
 ORDER = [
     "errors",
     "provenance",
+    "machine",
     "files",
     "statistics",
     "data",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -18,7 +17,6 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +25,7 @@ import yaml
 from stylemed.book.staleness import Contents, chapter_left, chapter_made_from, why_stale, write_record
 from stylemed.chapters import MAKES, PACKAGE, profile_names, project_root
 from stylemed.errors import BadInput
-
-VERSIONS = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "nibabel", "jupyter-book")
+from stylemed.machine import machine
 
 
 class ChapterFailed(Exception):
@@ -384,36 +381,3 @@ def _without_progress(output: Any) -> Any:
     kept = [line for line in re.split(r"[\r\n]+", output.text) if line.strip() and not _PROGRESS.search(line)]
     output.text = "\n".join(kept) + "\n"
     return output if kept else None
-
-
-def machine() -> dict[str, Any]:
-    """CPU, GPU and versions, for the run's record."""
-    gpu = None
-    if shutil.which("nvidia-smi"):
-        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        answer = subprocess.run(query, capture_output=True, text=True, check=False)
-        gpu = answer.stdout.strip().splitlines()[0] if answer.returncode == 0 and answer.stdout.strip() else None
-    versions = {"python": platform.python_version()}
-    for package in VERSIONS:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {"cpu": _processor(), "gpu": gpu, "versions": versions}
-
-
-def _processor() -> str:
-    """Name, family and model, and the widest vectors: what decides in which order sums are rounded."""
-    info = Path("/proc/cpuinfo")
-    first = info.read_text().split("\n\n")[0] if info.is_file() else ""
-    lines = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
-    details = [f"{word} {lines[key]}" for word, key in (("family", "cpu family"), ("model", "model")) if key in lines]
-    flags = lines.get("flags", "").split()
-    widest = next(
-        (name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2"), ("avx", "AVX")) if flag in flags), None
-    )
-    # Torch obeys this variable and then rounds as a lesser processor does.
-    widest = os.environ.get("ATEN_CPU_CAPABILITY", widest)
-    name = lines.get("model name") or platform.processor() or platform.machine()
-    details += [widest] if widest else []
-    return f"{name} ({', '.join(details)})" if details else name

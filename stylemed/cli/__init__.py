@@ -15,6 +15,7 @@ from stylemed.cli.book import book
 from stylemed.cli.data import download, inspect, phantom, prepare
 from stylemed.cli.latent import direction, encode, generate, invert, mix, sample, survive
 from stylemed.cli.options import fail
+from stylemed.cli.study import study
 from stylemed.cli.training import judge, train
 from stylemed.errors import BadInput
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 for command in (phantom, download, prepare, inspect, judge, encode, invert, survive, sample, mix, direction, generate):
     app.command()(command)
 app.add_typer(train, name="train")
+app.add_typer(study, name="study")
 app.add_typer(book, name="book")
 
 

@@ -59,7 +59,7 @@ def invert(
     codes = invert_store(
         opened,
         _generator(generator)[0],
-        _some_rows(opened, split, count),
+        opened.some_rows(None if split == "all" else split, count),
         encoder=None if encoder is None else pretrained.encoder(encoder)[0],
         split=None if split == "all" else split,
         partial=out.with_name(f"{out.name}.begun"),
@@ -106,7 +106,7 @@ def survive(
     if codes is None:
         its = pretrained.encoder(encoder)[0]
         check_networks(opened, network, its)
-        rows = _some_rows(opened, split, count)
+        rows = opened.some_rows(None if split == "all" else split, count)
         found = encode_store(opened, its, rows=rows)
     else:
         check_networks(opened, network)
@@ -121,16 +121,6 @@ def survive(
         check_reader(reader, opened)
         print()
         print(survival(reader, opened, rows, again, seed).round(3).to_string(index=False))
-
-
-def _some_rows(store, split: str, count: int | None):
-    """Rows of a split ("all": of every one), `count` of them evenly spaced; twins are left out."""
-    import numpy as np
-
-    rows = np.asarray(store.select(None if split == "all" else split))
-    if not len(rows):
-        raise BadInput(f"{store.path} has no slice of the split {split}.")
-    return rows if count is None else rows[np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int))]
 
 
 def sample(

@@ -167,6 +167,13 @@ class SliceStore:
             seed=settings.get("seed"),
         )
 
+    def some_rows(self, split: str | None = None, count: int | None = None) -> np.ndarray:
+        """Rows of a split (None: of all), `count` of them evenly spaced (None: all); BadInput where there are none."""
+        rows = np.asarray(self.select(split))
+        if not len(rows):
+            raise BadInput(f"{self.path} has no slice of the split {split}.")
+        return rows if count is None else rows[np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int))]
+
     def learned_from(self, rows, split: str | None = None, shown=None) -> Provenance:
         """Provenance of something that learns from `rows`, of the given split.
 

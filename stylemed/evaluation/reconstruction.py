@@ -19,28 +19,34 @@ BLACK = -0.9  # in [-1, 1]: what is darker is air, or fat below the window
 METRICS = ("psnr", "ssim", "mae_body", "mae_liver", "mae_tumor")
 
 
+def image_errors(wanted, again) -> pd.DataFrame:
+    """psnr (dB; the range is 2) and ssim (Wang 2004, MONAI) of images [N, 1, R, R] in [-1, 1], a row each."""
+    from monai.metrics import SSIMMetric
+
+    wanted, again = (torch.as_tensor(x, dtype=torch.float32).cpu().clamp(-1, 1) for x in (wanted, again))
+    mse = (again - wanted).square().mean(dim=(1, 2, 3)).clamp_min(1e-12)
+    ssim = SSIMMetric(2, data_range=2.0)(again, wanted)[:, 0]
+    return pd.DataFrame({"psnr": 10 * torch.log10(4 / mse).numpy(), "ssim": ssim.numpy()})
+
+
 def reconstruction_errors(store, rows, again) -> pd.DataFrame:
     """Reconstructions [N, 1, R, R] of the slices `rows` of a store against these slices; a row each.
 
-    psnr (dB; the range is the window) and ssim (Wang 2004, MONAI) over the whole image; mean absolute error in HU within the body,
-    the liver (tumors too) and tumors (NaN where there are none). Both are compared inside the window. MR: in units of its window.
+    `image_errors` over the whole image; mean absolute error in HU within the body, the liver (tumors too) and tumors (NaN where
+    there are none). Both are compared inside the window. MR: in units of its window.
     """
-    from monai.metrics import SSIMMetric
-
     rows = np.asarray(rows)
     wanted = torch.from_numpy(store.images(rows))
     again = torch.as_tensor(again, dtype=torch.float32).cpu().clamp(-1, 1)
     if again.shape != wanted.shape:
         raise BadInput(f"{len(rows)} reconstructions {tuple(wanted.shape[1:])} are needed, not {tuple(again.shape)}.")
     error = (again - wanted)[:, 0].numpy()
-    mse = np.square(error).mean(axis=(1, 2))
     windows = [store.windows[modality] for modality in store.slices["modality"].iloc[rows]]
     half = np.array([(window.hi - window.lo) / 2 for window in windows])
     labels = np.asarray(store.labels[rows])
     body = np.stack([body_piece(image > BLACK, thin=0) for image in wanted[:, 0].numpy()])
     table = pd.DataFrame({"row": rows, "patient": store.slices["patient"].to_numpy()[rows]})
-    table["psnr"] = 10 * np.log10(4 / np.maximum(mse, 1e-12))
-    table["ssim"] = SSIMMetric(2, data_range=2.0)(again, wanted)[:, 0].numpy()
+    table[["psnr", "ssim"]] = image_errors(wanted, again)
     for name, mask in {"body": body, "liver": labels > 0, "tumor": labels == 2}.items():
         count = mask.sum(axis=(1, 2))
         inside = half * (np.abs(error) * mask).sum(axis=(1, 2)) / np.maximum(count, 1)

@@ -70,10 +70,8 @@ class EncoderConfig(Intervals):
             raise BadInput(f"space must be w or w+, not {self.space}.")
         if self.trunk not in TRUNKS:
             raise BadInput(f"trunk must be one of {', '.join(TRUNKS)}, not {self.trunk}.")
-        if not 0 <= self.real_share < 1:
-            raise BadInput(
-                f"real_share must be at least 0 and below 1, not {self.real_share}: it needs generated images."
-            )
+        if not 0 <= self.real_share <= 1:
+            raise BadInput(f"real_share must lie between 0 and 1, not be {self.real_share}.")
         if self.real_share > 0 and not self.compares_images:
             raise BadInput("real_share without an image loss: of real slices no latent is known; set image_weight too.")
         if self.radius is not None and self.radius < 0:
@@ -181,6 +179,14 @@ class EncoderTrainer:
     def pairs(self, n: int, name: str) -> tuple[Tensor, Tensor, Tensor]:
         """n generated images [n, C, R, R], the styles they were made from [n, L, latent], and which are of two latents [n]."""
         generator, stream = self.generator, random_stream(self.seed, self.nimg, name)
+        if n == 0:
+            side, kept = generator.resolution, dict(device=self.device)
+            none = torch.zeros(0, generator.num_layers, generator.latent_size, **kept)
+            return (
+                torch.zeros(0, generator.channels, side, side, **kept),
+                none,
+                torch.zeros(0, dtype=torch.bool, **kept),
+            )
         z = torch.randn(2, n, generator.latent_size, generator=stream).to(self.device)
         psi = 1 - (1 - self.config.least_psi) * torch.rand(2, n, 1, generator=stream).to(self.device)
         mixed = torch.rand(n, generator=stream) < (self.config.style_mixing if self.config.space == "w+" else 0.0)
@@ -228,12 +234,13 @@ class EncoderTrainer:
 
         # Latents: w+ of every generated image, w where one w made it.
         made = len(w_plus)
-        latent = ((found[:made] - w_plus) / encoder.w_std).square().mean()
+        squared = ((found[:made] - w_plus) / encoder.w_std).square()
+        latent = squared.mean() if made else squared.sum()
         numbers = {"w_error": latent.sqrt().item()}
         loss = config.latent_weight * latent
         if offsets is not None:
             pure = ~mixed
-            from_w = ((alone[:made] - w_plus) / encoder.w_std).square().mean(dim=(1, 2))[pure].sum() / made
+            from_w = ((alone[:made] - w_plus) / encoder.w_std).square().mean(dim=(1, 2))[pure].sum() / max(made, 1)
             loss = loss + config.latent_weight * from_w
             one_w = torch.cat([pure, pure.new_ones(n_real)])  # nothing says that a slice needs more than one
             loss = loss + config.offset_weight * offsets.square().mean(dim=(1, 2))[one_w].sum() / len(seen)
@@ -244,9 +251,10 @@ class EncoderTrainer:
             again = self.generator.synthesis(torch.where(odd[:, None, None], alone, found))
             loss = loss + self.image_loss(again, wanted).mean()
             with torch.no_grad():
-                numbers["image_error"] = F.l1_loss(again[:made], wanted[:made]).item()
+                error = (again - wanted).abs().mean(dim=(1, 2, 3))
+                numbers["image_error"] = error[:made].mean().item() if made else 0.0
                 if n_real:
-                    numbers["real_image_error"] = F.l1_loss(again[made:], wanted[made:]).item()
+                    numbers["real_image_error"] = error[made:].mean().item()
         self.optimizer.param_groups[0]["lr"] = config.learning_rate * min(
             1.0, (self.nimg + config.batch) / (1000 * config.warmup_kimg)
         )

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from stylemed.book.execution import machine
 from stylemed.book.regression import (
     accept,
     check,
@@ -20,6 +19,7 @@ from stylemed.book.regression import (
     what_differs,
 )
 from stylemed.errors import BadInput
+from stylemed.machine import machine
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = [file.stem for file in sorted((ROOT / "book" / "baselines").glob("*.json"))]

@@ -375,7 +375,7 @@ EVERYTHING |= dict(image_weight=1.0, structure_weight=1.0, feature_weight=1.0, o
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{"space": "w"}, EVERYTHING])
+@pytest.mark.parametrize("changes", [{"space": "w"}, EVERYTHING, EVERYTHING | {"real_share": 1.0}])
 def test_encoder_trains_resumes_to_the_bit_and_exports(tmp_path, changes):
     gan = train_gan(Blobs(), tmp_path / "gan", "smoke", kimg=0.1, progress=False, **TINY).path
     for name, ends in {"at once": [0.064], "in two": [0.032, 0.064]}.items():

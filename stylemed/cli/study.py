@@ -1,0 +1,107 @@
+"""Studies: long measurements, each writes one JSON that chapters read."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stylemed.cli.options import Seed
+
+study = typer.Typer(help="Long measurements; each writes one JSON that chapters read.", no_args_is_help=True)
+
+
+@study.command("reconstruction")
+def reconstruction_command(
+    store: Annotated[Path, typer.Argument(help="Slice store.")],
+    generator: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of the generator.")],
+    encoder: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of its encoder.")],
+    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    work: Annotated[Path, typer.Option(help="Folder that keeps the descents, so that the same line goes on.")],
+    judge: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Judge that looks for the tumors.", show_default=False)
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the slices, or all.")] = "test",
+    count: Annotated[
+        int | None, typer.Option(help="Only so many slices, evenly spaced. Default: all.", min=1, show_default=False)
+    ] = None,
+    drawn: Annotated[int, typer.Option(help="Fresh generated images whose latents are known.", min=2)] = 1000,
+    few: Annotated[int, typer.Option(help="Steps of descent after the encoder.", min=0)] = 50,
+    many: Annotated[int, typer.Option(help="Steps of descent from the mean w.", min=0)] = 1000,
+    seed: Seed = 0,
+) -> None:
+    """What comes back from latent space: known latents, slices, their tumors; by encoder, by descent, by both."""
+    from stylemed import pretrained
+    from stylemed.data.store import SliceStore
+    from stylemed.studies.reconstruction import run
+    from stylemed.training.reader import Judge
+
+    opened = SliceStore.open(store)
+    found = run(
+        opened,
+        pretrained.generator(generator)[0],
+        pretrained.encoder(encoder)[0],
+        None if judge is None else Judge.load(judge),
+        rows=opened.some_rows(None if split == "all" else split, count),
+        drawn=drawn,
+        few=few,
+        many=many,
+        work=work,
+        seed=seed,
+    )
+    _write(found, out)
+
+
+@study.command("factors")
+def factors_command(
+    store: Annotated[Path, typer.Argument(help="Slice store.")],
+    generator: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of the generator.")],
+    encoder: Annotated[
+        list[str], typer.Option(metavar="NAME=RUN", help="An encoder and what to call it; repeat for several.")
+    ],
+    judge: Annotated[str, typer.Option(metavar="RUN", help="Judge that tells the factors of generated images.")],
+    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    truth: Annotated[
+        Path | None, typer.Option(help="truth.csv of the phantom that the store was made from.", show_default=False)
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the slices, or all.")] = "test",
+    count: Annotated[
+        int | None, typer.Option(help="Only so many slices, evenly spaced. Default: all.", min=1, show_default=False)
+    ] = None,
+    drawn: Annotated[int, typer.Option(help="Generated images.", min=20)] = 3000,
+    seed: Seed = 0,
+) -> None:
+    """How well linear classifiers tell tumor, modality, height, fat and more in z, in w and in encoded w."""
+    from stylemed import pretrained
+    from stylemed.data.store import SliceStore
+    from stylemed.errors import BadInput
+    from stylemed.studies.factors import run
+    from stylemed.training.reader import Judge
+
+    named = dict(text.partition("=")[::2] for text in encoder)
+    if not all(named.values()):
+        raise BadInput("--encoder takes NAME=RUN: what to call the encoder, and its run folder.")
+    opened = SliceStore.open(store)
+    found = run(
+        opened,
+        pretrained.generator(generator)[0],
+        {name: pretrained.encoder(path)[0] for name, path in named.items()},
+        Judge.load(judge),
+        truth=truth,
+        rows=opened.some_rows(None if split == "all" else split, count),
+        drawn=drawn,
+        seed=seed,
+    )
+    _write(found, out)
+
+
+def _write(found, out: Path) -> None:
+    command = "stylemed " + shlex.join(Path(word).name if "/" in word else word for word in sys.argv[1:])
+    path = replace(found, command=command).save(out)  # folders are the reader's own
+    for name, table in found.tables.items():
+        print(f"{name}\n{table.round(3).to_string(index=False)}\n")
+    print(f"written to {path}")

@@ -1,0 +1,65 @@
+"""Long measurements: each is a command that writes one JSON, which is committed and which chapters read.
+
+A result says what it was made from (command, commit, machine, seed, digests of store and weights), so that anyone can repeat it,
+and nobody can take it for that of other weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from stylemed.errors import BadInput
+from stylemed.files import write_json
+from stylemed.machine import commit, machine
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a study found. tables {name: table}; made_from {kind: digest}; settings: its own parameters; minutes: of computing."""
+
+    study: str
+    tables: dict[str, pd.DataFrame]
+    store: str
+    made_from: dict[str, str]
+    seed: int
+    settings: dict[str, Any]
+    minutes: float
+    command: str = ""
+    made: dict[str, Any] = field(default_factory=dict)  # commit, date, cpu, gpu, versions
+
+    def save(self, path: str | Path) -> Path:
+        """Write JSON, whole or not at all."""
+        tables = {name: table.round(6).to_dict("split", index=False) for name, table in self.tables.items()}
+        plain = {name: getattr(self, name) for name in ("study", "store", "made_from", "seed", "settings", "command")}
+        here = {"commit": commit(Path(__file__).parent), "date": date.today().isoformat(), **machine()}
+        content = plain | {"minutes": round(self.minutes, 2), "made": here, "tables": _without_nan(tables)}
+        write_json(path, content, sort_keys=False)
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Result:
+        """Read what `save` wrote; BadInput for anything else."""
+        import json
+
+        try:
+            content = json.loads(Path(path).read_text())
+            tables = {name: pd.DataFrame(**table) for name, table in content.pop("tables").items()}
+            return cls(tables=tables, **content)
+        except FileNotFoundError:
+            raise BadInput(f"{path}: no such file; make it with stylemed study.") from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise BadInput(f"{path} is no result of a study; make it anew with stylemed study.") from None
+
+
+def _without_nan(value):
+    """NaN, which JSON does not have, as null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and value != value else value

@@ -20,7 +20,7 @@ from stylemed.errors import BadInput
 from stylemed.files import digest_of_weights
 from stylemed.latent.codes import Codes, codes_of
 from stylemed.provenance import Provenance, belong_together
-from stylemed.training.reconstruction import ReconstructionLoss
+from stylemed.training.image_loss import ReconstructionLoss
 
 DRAWN = 4096  # latents that the spread of w is measured on
 WARM, COOL = 0.05, 0.25  # shares of the steps over which the rate rises from and falls to 0 (Karras 2020, appendix D)

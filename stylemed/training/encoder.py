@@ -19,8 +19,8 @@ from stylemed.networks import Discriminator, Encoder
 from stylemed.networks.encoder import TRUNKS
 from stylemed.provenance import Provenance, belong_together
 from stylemed.training.distributed import own_device, refuse_team
+from stylemed.training.image_loss import ReconstructionLoss
 from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, random_stream
-from stylemed.training.reconstruction import ReconstructionLoss
 from stylemed.training.run import Run, export, load_generator, load_network, settings_of
 from stylemed.training.schedule import Intervals, all_every, config_from_preset, ema_beta
 

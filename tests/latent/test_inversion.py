@@ -11,7 +11,7 @@ from stylemed.errors import BadInput
 from stylemed.latent import inversion
 from stylemed.latent.inversion import invert, invert_store, spread_of_w
 from stylemed.networks import Discriminator, Generator
-from stylemed.training.reconstruction import ReconstructionLoss, feature_distance, structural_similarity
+from stylemed.training.image_loss import ReconstructionLoss, feature_distance, structural_similarity
 
 torch.set_num_threads(1)
 

@@ -21,8 +21,8 @@ class Ranges:
     translation: float = 0.12  # of the image side, uniform
     rotation: float = 0.1  # standard deviation, radians
     scale: float = 0.1  # standard deviation of log scale
-    brightness: float = 0.1  # of half the window, uniform
-    contrast: float = 0.1  # uniform about 1
+    brightness: float = 0.1  # of half the window, uniform; from the middle of the window up, less below, none in air
+    contrast: float = 0.1  # uniform about 1, of what is above air
     noise: float = 0.05  # largest standard deviation of white noise, of half the window
     cutout: float = 0.3  # side of the square that is set to air, of the image side
 
@@ -76,7 +76,9 @@ def apply(images: Tensor, parameters: dict[str, Tensor]) -> Tensor:
         # Zeros come from outside, so air is made zero for the resampling.
         warped = F.grid_sample(images[rows] - AIR, grid, padding_mode="zeros", align_corners=False) + AIR
         images = images.index_copy(0, rows, warped)
-    images = images * p["contrast"][:, None, None, None] + p["brightness"][:, None, None, None] + p["noise"]
+    # Air stays air, as it does on any scanner: where augmentation lifted it, generators learned to draw grey air.
+    above, wider, lighter = images - AIR, (p["contrast"] - 1)[:, None, None, None], p["brightness"][:, None, None, None]
+    images = images + wider * above + lighter * above.clamp(max=1) + p["noise"]
     height, width = images.shape[2:]
     y = (torch.arange(height, device=images.device) + 0.5) / height * 2 - 1
     x = (torch.arange(width, device=images.device) + 0.5) / width * 2 - 1

@@ -17,6 +17,10 @@ def test_off_changes_nothing_and_air_stays_air():
     shifted = augment.apply(x, moved)
     assert torch.allclose(shifted[..., 4:], x[..., :-4], atol=1e-5)
     assert torch.allclose(shifted[..., :4], torch.full_like(shifted[..., :4], -1.0), atol=1e-5)
+    dark, mid = torch.full_like(x, -1.0), torch.zeros_like(x)
+    lit = {**off(x.shape), "brightness": torch.full((6,), 0.1), "contrast": torch.full((6,), 1.1)}
+    assert torch.equal(augment.apply(dark, lit), dark)  # a generator would learn to draw grey air
+    assert torch.allclose(augment.apply(mid, lit), mid + 0.2)
 
 
 def test_never_mirrors():

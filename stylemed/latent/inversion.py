@@ -120,8 +120,11 @@ def invert_store(
 ) -> Codes:
     """`invert` for slices of a store -> Codes.
 
-    encoder: descent begins at its answers instead of the mean w. options: of `invert` (space, steps, rate, near, loss). partial:
-        file that keeps what is done, `at_once` slices at a time, for the same call to go on from; deleted at the end.
+    Args:
+        encoder: descent begins at its answers instead of the mean w.
+        partial: file that keeps what is done, `at_once` slices at a time, for the same call to go on from; deleted at the end.
+        options: of `invert` (space, steps, rate, near, loss).
+
     BadInput where store, generator and encoder do not belong together, or the file holds the part of another inversion.
     """
     rows = np.asarray(rows)

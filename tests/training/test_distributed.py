@@ -99,7 +99,7 @@ def test_two_processes_train_one_run_and_resume_it(tmp_path):
     both = Run(tmp_path / "at once").log()
     for column in ("loss_d", "loss_g", "real_score", "r1"):
         away = (both[column] - alone[column]).abs()
-        assert away[0] < 1e-4 and away.max() < 0.2
+        assert away[0] < 2e-3 and away.max() < 0.2  # after ten steps; the gradients of one agree to 1e-5, above
 
 
 def test_batch_that_cannot_be_shared_is_refused():

@@ -60,6 +60,7 @@ class Brightness:
         return SimpleNamespace(table=table.assign(modality_mr=0.1, kernel_sharp=0.9))
 
 
+@pytest.mark.slow
 def test_factors_are_told_of_generated_images_and_of_slices(tmp_path):
     patients, z = np.repeat([f"p{i}" for i in range(12)], 6), np.tile(np.arange(6), 12)
     hu = (np.random.default_rng(0).normal(0, 5, (72, 16, 16)) + 60 * z[:, None, None] - 100).astype(np.int16)

@@ -28,6 +28,7 @@ def images(generator):
         return generator(torch.randn(3, 16, generator=torch.Generator().manual_seed(1)))
 
 
+@pytest.mark.slow
 def test_it_finds_images_of_the_generator_again_and_each_by_itself(generator, images):
     options = dict(steps=60, rate=0.1, progress=False)
     together = invert(generator, images, space="w", **options)
@@ -42,6 +43,7 @@ def test_it_finds_images_of_the_generator_again_and_each_by_itself(generator, im
     assert (wider.losses[:, -1] < together.losses[:, -1]).all()  # every layer by itself can only fit better
 
 
+@pytest.mark.slow
 def test_a_start_is_kept_without_steps_and_w_plus_can_be_held_near_w(generator, images):
     mean, std = spread_of_w(generator)
     start = mean + std * torch.randn(3, generator.num_layers, 16, generator=torch.Generator().manual_seed(2))

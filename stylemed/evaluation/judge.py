@@ -54,6 +54,11 @@ def errors(
     return table.assign(seen=len(known)) if seen else table
 
 
+def size_name(low: float, high: float) -> str:
+    """The sizes [low, high) in words."""
+    return f"{low} to {high} pixels" if np.isfinite(high) else f"{low} pixels or more"
+
+
 def error_table(found: Findings, store, rows, folds=None, *, seed: int = 0, draws: int = 1000) -> pd.DataFrame:
     """What was found in `rows` against what is true: a row per factor with value, 95 % interval (bootstrap over patients), n.
 
@@ -82,8 +87,11 @@ def error_table(found: Findings, store, rows, folds=None, *, seed: int = 0, draw
 
     add("tumor, sensitivity", table["tumor"], large)
     for low, high in SIZES:
-        size = f"{low} to {high} pixels" if np.isfinite(high) else f"{low} pixels or more"
-        add(f"tumor of {size}, sensitivity", table["tumor"], large & true["tumor_across"].between(low, high, "left"))
+        add(
+            f"tumor of {size_name(low, high)}, sensitivity",
+            table["tumor"],
+            large & true["tumor_across"].between(low, high, "left"),
+        )
     add("tumor under 3 pixels, sensitivity", table["tumor"], small)
     add("no tumor, specificity", 1 - table["tumor"], none)
     add("tumor, Dice", dice(found.masks == 3, labels == 2), large)

@@ -11,8 +11,9 @@ import pandas as pd
 import torch
 
 from stylemed.data.body import body_piece
+from stylemed.data.truth import truth
 from stylemed.errors import BadInput
-from stylemed.evaluation.judge import SIZES, truth
+from stylemed.evaluation.judge import SIZES, size_name
 from stylemed.statistics import mean_interval
 
 BLACK = -0.9  # in [-1, 1]: what is darker is air, or fat below the window
@@ -41,8 +42,7 @@ def reconstruction_errors(store, rows, again) -> pd.DataFrame:
     if again.shape != wanted.shape:
         raise BadInput(f"{len(rows)} reconstructions {tuple(wanted.shape[1:])} are needed, not {tuple(again.shape)}.")
     error = (again - wanted)[:, 0].numpy()
-    windows = [store.windows[modality] for modality in store.slices["modality"].iloc[rows]]
-    half = np.array([(window.hi - window.lo) / 2 for window in windows])
+    half = np.array([store.windows[modality].per_unit for modality in store.slices["modality"].iloc[rows]])
     labels = np.asarray(store.labels[rows])
     body = np.stack([body_piece(image > BLACK, thin=0) for image in wanted[:, 0].numpy()])
     table = pd.DataFrame({"row": rows, "patient": store.slices["patient"].to_numpy()[rows]})
@@ -88,9 +88,8 @@ def survival(judge, store, rows, again, seed: int = 0) -> pd.DataFrame:
             out.append(row | {"slices": int(where.sum()), "patients": len(set(patients[where]))})
 
     for low, high in ((0, SIZES[0][0]), *SIZES, (SIZES[0][0], np.inf)):
-        size = f"{low} to {high} pixels" if np.isfinite(high) else f"{low} pixels or more"
         where = has & (across >= low) & (across < high)
-        add(size, where, where & before)
+        add(size_name(low, high), where, where & before)
     none = (true["tumor"] == 0).to_numpy()
     add("invented", none, none & ~before)
     return pd.DataFrame(out)

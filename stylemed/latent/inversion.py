@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from stylemed.errors import BadInput
-from stylemed.files import digest_of_weights
+from stylemed.files import digest_of_weights, load_tensors, save_tensors
 from stylemed.latent.codes import Codes, codes_of
 from stylemed.provenance import Provenance, belong_together
 from stylemed.training.image_loss import ReconstructionLoss
@@ -137,10 +137,10 @@ def invert_store(
     asked |= {"store": store.digest, "rows": [int(row) for row in rows]}
     found = np.zeros((0, generator.num_layers, generator.latent_size), np.float32)
     if partial is not None and partial.exists():
-        kept = Codes.load(partial)
-        if kept.info.get("asked") != asked:
+        kept, header = load_tensors(partial, "inversion")
+        if header["asked"] != asked:
             raise BadInput(f"{partial} is the beginning of another inversion; delete it, or name another output.")
-        found = kept.w_plus
+        found = kept["w_plus"]
     with tqdm(total=len(rows), initial=len(found), desc="invert", unit="slice", disable=not progress) as bar:
         while len(found) < len(rows):
             part = rows[len(found) : len(found) + at_once]
@@ -152,8 +152,7 @@ def invert_store(
             found = np.concatenate([found, invert(generator, images, start=start, progress=False, **options).w_plus])
             bar.update(len(part))
             if partial is not None:
-                so_far = codes_of(store, rows[: len(found)], found, made_from, split)
-                Codes(so_far.table, found, so_far.info | {"asked": asked}).save(partial)
+                save_tensors(partial, "inversion", {"w_plus": found}, {"asked": asked})
     if partial is not None:
         partial.unlink(missing_ok=True)
     return codes_of(store, rows, found, made_from, split)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from stylemed.data.truth import truth as truth_of
 from stylemed.errors import BadInput
 from stylemed.evaluation.judge import check_reader
 from stylemed.files import digest_of_weights
@@ -74,13 +75,13 @@ def run(
 def labels_of(store, rows, truth: str | Path | None) -> dict[str, np.ndarray]:
     """Factors of slices {name: [N]}, NaN where one is not known; with a phantom's truth.csv, those of the patient too."""
     table = store.slices.iloc[rows].reset_index(drop=True)
-    known = table["tumor_known"] == 1
+    true = truth_of(store, rows)
     first, last = (table["case"].map(store.slices.groupby("case")["z"].agg(how)) for how in ("min", "max"))
     labels = {
-        "tumor": (table["tumor_px"] > 0).where(known),
-        "MR": (table["modality"] == "MR"),
+        "tumor": true["tumor"],
+        "MR": true["modality_mr"],
         "height": (table["z"] - first) / (last - first).clip(lower=1),
-        "liver area": table["liver_px"],
+        "liver area": true["liver_px"],
     }
     if truth is not None:
         try:
@@ -94,8 +95,7 @@ def labels_of(store, rows, truth: str | Path | None) -> dict[str, np.ndarray]:
         told = table[["volume", "z"]].merge(told, on=["volume", "z"], how="left")
         labels |= {name: told[column] for name, column in DRAWN.items() if column in told}
         labels["phase none"] = (table["phase"] == "none").where(table["modality"] == "CT")
-        if "kernel" in table:
-            labels["kernel"] = (table["kernel"] == "sharp").where(table["kernel"].notna())
+        labels["kernel"] = true["kernel_sharp"]
     return {name: pd.to_numeric(values, errors="coerce").to_numpy(float) for name, values in labels.items()}
 
 

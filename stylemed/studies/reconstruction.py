@@ -56,22 +56,21 @@ def run(
         raise BadInput(f"{store.path} has no slice to reconstruct.")
     began, work = time.monotonic(), Path(work)
     spaces = ("w", "w+") if encoder.space == "w+" else ("w",)
-    tables = {
-        "known": pd.concat([known(generator, encoder, space, drawn, seed) for space in spaces], ignore_index=True)
+    tables = {"known": known(generator, encoder, spaces, drawn, seed)}
+    made_from = {
+        "generator": digest_of_weights(generator.state_dict()),
+        "encoder": digest_of_weights(encoder.state_dict()),
     }
+    key = {"store": store.digest, "rows": [int(row) for row in rows], **made_from}
     errors, survived, seconds = [], [], []
     for name, way in _ways(store, generator, encoder, spaces, few, many).items():
-        codes = _kept(work / f"{name}.safetensors", way, _key(store, generator, encoder, rows), rows, progress)
+        codes = _kept(work / f"{name}.safetensors", way, key, rows, progress)
         again = synthesize(generator, codes.w_plus)
         errors.append(by_patient(reconstruction_errors(store, rows, again), seed).assign(way=name))
         seconds.append({"way": name, "seconds": _seconds(way, rows)})
         if judge is not None:
             survived.append(survival(judge, store, rows, again, seed).assign(way=name))
     tables |= {"errors": pd.concat(errors, ignore_index=True), "seconds": pd.DataFrame(seconds)}
-    made_from = {
-        "generator": digest_of_weights(generator.state_dict()),
-        "encoder": digest_of_weights(encoder.state_dict()),
-    }
     if judge is not None:
         tables["survival"] = pd.concat(survived, ignore_index=True)
         made_from["judge"] = digest_of_weights(judge.network.state_dict())
@@ -80,19 +79,22 @@ def run(
     return Result("reconstruction", tables, str(store.digest), made_from, seed, settings, minutes)
 
 
-def known(generator, encoder, space: str, drawn: int, seed: int) -> pd.DataFrame:
-    """On fresh generated images: R² of w (mean over its components), cosine of true and found w from the mean, PSNR and SSIM."""
+def known(generator, encoder, spaces, drawn: int, seed: int) -> pd.DataFrame:
+    """On fresh generated images, a row for each space: R² of w (mean over its components), cosine of true and found w, PSNR, SSIM."""
     z = torch.randn(drawn, generator.latent_size, generator=torch.Generator().manual_seed(seed + 1))
     with torch.no_grad():
         w = generator.mapping(z)
-        images = synthesize(generator, generator.broadcast(w))
-        found = torch.cat([encoder(part, space=space) for part in images.clamp(-1, 1).split(32)])
-    again, one = synthesize(generator, found), found.mean(dim=1)
-    r2 = 1 - (one - w).square().sum(dim=0) / (w - w.mean(dim=0)).square().sum(dim=0)
-    cosine = torch.cosine_similarity(one - encoder.w_avg, w - encoder.w_avg, dim=1)
-    errors = image_errors(images.clamp(-1, 1), again)
-    row = {"space": space, "r2": r2.mean().item(), "cosine": cosine.mean().item(), "images": drawn}
-    return pd.DataFrame([row | {name: errors[name].mean() for name in ("psnr", "ssim")}])
+        images = synthesize(generator, generator.broadcast(w)).clamp(-1, 1)
+    rows = []
+    for space in spaces:
+        with torch.no_grad():
+            found = torch.cat([encoder(part, space=space) for part in images.split(32)])
+        again, one = synthesize(generator, found), found.mean(dim=1)
+        r2 = 1 - (one - w).square().sum(dim=0) / (w - w.mean(dim=0)).square().sum(dim=0)
+        cosine = torch.cosine_similarity(one - encoder.w_avg, w - encoder.w_avg, dim=1)
+        row = {"space": space, "r2": r2.mean().item(), "cosine": cosine.mean().item(), "images": drawn}
+        rows.append(row | image_errors(images, again).mean().to_dict())
+    return pd.DataFrame(rows)
 
 
 class _In:
@@ -136,13 +138,6 @@ def _seconds(way: _Way, rows) -> float:
     began = time.monotonic()
     way.codes(rows, steps)
     return (time.monotonic() - began) / len(rows) * (1 if steps is None else way.steps / max(steps, 1))
-
-
-def _key(store, generator, encoder, rows) -> dict:
-    weights = {"generator": generator, "encoder": encoder}
-    return {"store": store.digest, "rows": [int(row) for row in rows]} | {
-        name: digest_of_weights(network.state_dict()) for name, network in weights.items()
-    }
 
 
 def _kept(path: Path, way: _Way, key: dict, rows, progress: bool) -> Codes:

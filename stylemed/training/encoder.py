@@ -364,10 +364,11 @@ def train_encoder(
             f"The generator makes {network.resolution}² images of {network.channels} channel(s), the store holds "
             f"{dataset.resolution}² of {dataset.channels}; prepare a store with --resolution {network.resolution}."
         )
+    of_slices = Provenance.from_dict(getattr(dataset, "metadata", {}).get("provenance"))
     if dataset is not None:
         belong_together(
             network.provenance,
-            Provenance.from_dict(getattr(dataset, "metadata", {}).get("provenance")),
+            of_slices,
             names=("the generator", "the store"),
             same_store=False,
             cure="prepare the store as that of the generator was",
@@ -384,8 +385,7 @@ def train_encoder(
         made_from["discriminator"] = digest_of_weights(discriminator.state_dict())
     provenance = replace(network.provenance, kind="encoder", made_from=made_from)
     if config.real_share > 0:  # usually those of the generator
-        patients = Provenance.from_dict(getattr(dataset, "metadata", {}).get("provenance")).patients
-        provenance = replace(provenance, patients=provenance.patients | patients)
+        provenance = replace(provenance, patients=provenance.patients | of_slices.patients)
     provenance = provenance.to_dict()
     trunk, began = trained_trunk(config.trunk, weights)
     metadata = {**made, "generator_nimg": made.get("nimg"), "began": began, "provenance": provenance}

@@ -80,7 +80,7 @@ def run(
 
 
 def known(generator, encoder, spaces, drawn: int, seed: int) -> pd.DataFrame:
-    """On fresh generated images, a row for each space: R² of w (mean over its components), cosine of true and found w, PSNR, SSIM."""
+    """Fresh generated images, a row for each space: R² of w (mean over its components), cosine of true and found w, PSNR and SSIM."""
     z = torch.randn(drawn, generator.latent_size, generator=torch.Generator().manual_seed(seed + 1))
     with torch.no_grad():
         w = generator.mapping(z)

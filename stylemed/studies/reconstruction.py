@@ -80,7 +80,7 @@ def run(
 
 
 def known(generator, encoder, spaces, drawn: int, seed: int) -> pd.DataFrame:
-    """Fresh generated images, a row for each space: R² of w (mean over its components), cosine of true and found w, PSNR and SSIM."""
+    """Fresh generated images, by space: R² of w (mean over components), cosine of true and found w, PSNR, SSIM."""
     z = torch.randn(drawn, generator.latent_size, generator=torch.Generator().manual_seed(seed + 1))
     with torch.no_grad():
         w = generator.mapping(z)

@@ -11,12 +11,15 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
+from urllib.request import urlopen
 
 from stylemed import __version__
 from stylemed.errors import BadInput
 from stylemed.files import write_json
 from stylemed.provenance import Provenance, belong_together
+from stylemed.studies import Result
 
 # Whose artifacts a chapter uses, by the chapter's number.
 USES = {"03": ("01",), "04": ("03",), "05": ("04",), "06": ("04",)}
@@ -265,6 +268,30 @@ def _number(chapter: str, name: str, value: Any) -> float | int | None:
     if not isinstance(value, int | float):
         raise BadInput(f"{chapter}: the metric '{name}' is a {type(value).__name__}, not a number.")
     return value if math.isfinite(value) else None  # JSON knows no NaN
+
+
+def study(name: str, address: str | None = None) -> Result:
+    """The committed result of a long measurement, `book/results/<name>.json`, and one printed line that says where it is from.
+
+    Without a checkout (Colab) it is read from the repository, at the version of this package; address: another folder to read from.
+    """
+    root = project_root()
+    if root:
+        path = root / "book" / "results" / f"{name}.json"
+    else:
+        address = f"{address or f'{repository()}/raw/v{__version__}/book/results'}/{name}.json"
+        path = Path(gettempdir()) / f"stylemed-{__version__}-{name}.json"
+        try:
+            with urlopen(address, timeout=30) as answer:
+                path.write_bytes(answer.read())
+        except OSError as error:
+            raise BadInput(
+                f"{address} cannot be read ({type(error).__name__}); try again with a network, or run the chapter in a checkout."
+            ) from None
+    result = Result.load(path)
+    made = f"{result.made.get('commit', '')[:7]}, {result.made.get('date', '')}, {result.minutes:.0f} minutes"
+    print(f"study:     {name} ({made}): {result.command}")
+    return result
 
 
 def repository(root: Path | None = None) -> str:

@@ -32,6 +32,7 @@ COMMANDS = [
     ["generate"],
     ["study", "reconstruction"],
     ["study", "factors"],
+    ["study", "losses"],
     ["book", "run"],
     ["book", "html"],
     ["book", "check"],
@@ -177,6 +178,11 @@ def test_the_whole_way(cli, tmp_path):
     kept = (tmp_path / "work" / "2 steps.safetensors").stat().st_mtime_ns
     cli("study", "reconstruction", *of_gan, *few)  # the descents are there
     assert (tmp_path / "work" / "2 steps.safetensors").stat().st_mtime_ns == kept
+    short = ("--preset", "smoke", "--minutes", 0, "--count", 3, "--drawn", 4, "--work", "work", "--out", "losses.json")
+    variants = ("--variant", "latent", "--variant", "slices, in W")
+    cli("study", "losses", *of_gan[:3], *variants, *short)
+    result = Result.load(tmp_path / "losses.json")
+    assert list(result.tables["known"]["space"]) == ["w", "w+", "w"] and set(result.tables["training"]["kimg"]) == {0.128}
     cli("sample", "gan", "--out", "sample.png", "--count", 4)
     cli(
         "mix", "gan", "--out", "mix.png", "--codes", "codes.safetensors", "--split", "test", "--rows", 2, "--columns", 2

@@ -99,6 +99,48 @@ def factors_command(
     _write(found, out)
 
 
+@study.command("losses")
+def losses_command(
+    store: Annotated[Path, typer.Argument(help="Slice store.")],
+    generator: Annotated[str, typer.Option(metavar="RUN", help="Run folder of the generator and its discriminator.")],
+    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    work: Annotated[Path, typer.Option(help="Folder that keeps the encoders' runs, so that the same line goes on.")],
+    judge: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Judge that looks for the tumors.", show_default=False)
+    ] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option(help="A variant; repeat for several. Default: all.", show_default=False)
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Of the encoder.")] = "phantom-64",
+    minutes: Annotated[float, typer.Option(help="Of training, for each.", min=0)] = 20.0,
+    split: Annotated[str, typer.Option(help="Split of the slices, or all.")] = "test",
+    count: Annotated[
+        int | None, typer.Option(help="Only so many slices, evenly spaced. Default: all.", min=1, show_default=False)
+    ] = None,
+    drawn: Annotated[int, typer.Option(help="Fresh generated images whose latents are known.", min=2)] = 1000,
+    seed: Seed = 0,
+) -> None:
+    """The same encoder, asked for latents, images, features and slices in turn, for equal time each."""
+    from stylemed.data.store import SliceStore
+    from stylemed.studies.losses import VARIANTS, run
+    from stylemed.training.reader import Judge
+
+    opened = SliceStore.open(store)
+    found = run(
+        opened,
+        generator,
+        None if judge is None else Judge.load(judge),
+        variants=tuple(variant or VARIANTS),
+        preset=preset,
+        minutes=minutes,
+        rows=opened.some_rows(None if split == "all" else split, count),
+        drawn=drawn,
+        work=work,
+        seed=seed,
+    )
+    _write(found, out)
+
+
 def _write(found, out: Path) -> None:
     command = "stylemed " + shlex.join(Path(word).name if "/" in word else word for word in sys.argv[1:])
     path = replace(found, command=command).save(out)  # folders are the reader's own

@@ -196,6 +196,36 @@ def reconstruction_figure(real, again, window, limit: float = 100.0, names=("sli
     return sheet.finish(window, False)
 
 
+def ways_figure(real, ways: dict, window, names=None, limit: float = 100.0) -> Figure:
+    """Slices, what several ways through latent space made of them, and below each row the signed error in HU.
+
+    real [n, 1, R, R] in [-1, 1]; ways: name -> [n, 1, R, R]; names: n row labels; limit: end of the scale of errors, HU. Each
+    error has its mean absolute value over the image beside it.
+    """
+    real = as_slices(real)
+    ways = {name: as_slices(images).clip(-1, 1) for name, images in ways.items()}
+    names = [f"slice {i + 1}" for i in range(len(real))] if names is None else names
+    heads = [1.5] + [0.0, 0.35] * len(real)
+    foot = foot_lines(window, None) + 2.4
+    sheet = Sheet(real.shape[-1], 1 + len(ways), heads[: 2 * len(real)], left=1.5, foot=foot)
+    sheet.title(0, 0, "slice")
+    for k, name in enumerate(ways):
+        sheet.title(0, k + 1, name)
+    for i, image in enumerate(real):
+        sheet.row_label(2 * i, names[i])
+        sheet.row_label(2 * i + 1, "error", MUTED)
+        sheet.slice(2 * i, 0, image, sides=i == 0)
+        for k, images in enumerate(ways.values()):
+            error = (images[i] - image) * window.per_unit
+            sheet.slice(2 * i, k + 1, images[i])
+            ax = sheet.cell(2 * i + 1, k + 1)
+            draw(ax, error, DIFFERENCE, limit)
+            style = {"color": TEXT, "fontsize": min(sheet.points, 0.13 * sheet.cell_px * 72 / DPI), "path_effects": EDGE}
+            ax.text(0.04, 0.03, f"{np.abs(error).mean():.0f} HU", transform=ax.transAxes, va="bottom", **style)
+    sheet.bar(DIFFERENCE, -limit, limit, "error in HU", foot - 2.4)
+    return sheet.finish(window, False)
+
+
 USUAL = [["loss_d", "loss_g"], ["real_score", "fake_score"], ["r1"], ["loss"], ["w_error"], ["image_error"]]
 NAMES = {"r_t": "r_t = mean sign D(real)", "p": "p, augmented"}  # others: the column's name
 MEASURED = {
@@ -290,6 +320,24 @@ def lines(x, series: dict, xlabel: str, ylabel: str, bands: dict | None = None, 
     chart_axes(ax)
     ax.set_xlabel(xlabel, fontsize=12)
     ax.set_ylabel(ylabel, fontsize=12)
+    return figure
+
+
+def bars(groups: list[str], series: dict, ylabel: str, intervals: dict | None = None) -> Figure:
+    """Bars beside each other for each of `groups`: series name -> values [groups]; intervals: name -> (low, high), as whiskers."""
+    figure = SlideFigure(figsize=(6.4, 3.8), dpi=DPI, facecolor="white", layout="constrained")
+    ax, width = figure.subplots(), 0.84 / len(series)
+    for i, (name, values) in enumerate(series.items()):
+        x = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
+        ax.bar(x, values, 0.92 * width, color="#777777" if i == 0 else LINES[i - 1], label=name)
+        if intervals and name in intervals:
+            low, high = (np.asarray(end, dtype=float) for end in intervals[name])
+            ax.vlines(x, low, high, color="black", linewidth=1.0)
+    chart_axes(ax)
+    ax.grid(axis="x", visible=False)
+    ax.set_xticks(range(len(groups)), groups)
+    ax.set_ylabel(ylabel, fontsize=12)
+    ax.legend(fontsize=11, frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderpad=0)
     return figure
 
 

@@ -16,6 +16,7 @@ from stylemed.display.figures import step_name
 from stylemed.display.pixels import png
 from stylemed.display.sheet import COLOR_A, COLOR_B, as_slices
 from stylemed.latent.direction import Direction, walk
+from stylemed.latent.inversion import invert
 from stylemed.latent.mixing import LEVELS, blend, describe_level, layers_of, synthesize
 
 LARGE, SMALL = 256, 128  # pixels, about: results, sources
@@ -116,6 +117,41 @@ def live_mixing(generator, a, b=None, a_names=None, b_names=None):
     update()
     sources = _row(_titled("source A", pictures[0], COLOR_A), _titled("source B", pictures[1], COLOR_B))
     return _column([_row(first, second), *weights.values(), _row(sources, _titled("mixture", pictures[2]))])
+
+
+def live_reconstruction(images, generator, encoder, names=None, furthest: int = 100):
+    """Any slice through latent space in a kernel: by the encoder's w, by its w+, and by up to `furthest` steps of descent from there.
+
+    images [n, C, R, R] in [-1, 1], as the encoder reads them; names: n texts.
+    """
+    images = torch.as_tensor(images)
+    which = _choice("slice", _names("slice ", names, len(images)))
+    spaces = ["w", "w+"] if encoder.space == "w+" else ["w"]
+    space = _choice("encoder", spaces)
+    space.index = len(spaces) - 1
+    steps = ipywidgets.IntSlider(
+        value=0, max=furthest, step=5, description="steps", continuous_update=False, layout=_wide(), style=_style()
+    )
+    before, after, told = _picture(np.zeros((8, 8))), _picture(np.zeros((8, 8))), ipywidgets.HTML()
+
+    def update(_=None):
+        image = images[which.index : which.index + 1]
+        with torch.no_grad():
+            start = encoder(image, space=spaces[space.index])
+        chosen = dict(space=spaces[space.index], steps=steps.value, progress=False)
+        with torch.enable_grad():  # chapters turn gradients off
+            styles = invert(generator, image, start=start, **chosen).w_plus
+        again = synthesize(generator, styles).clamp(-1, 1)
+        before.value, after.value = png(image), png(again)
+        noise_ratio = 10 * torch.log10(4 / (again - image).square().mean())
+        told.value = f"{noise_ratio:.1f} dB"
+
+    which.observe(update, names="index")
+    space.observe(update, names="index")
+    steps.observe(update, names="value")
+    update()
+    both = _row(_titled("slice", before), _titled("reconstruction", after))
+    return _column([which, space, steps, told, both])
 
 
 def live_traversal(generator, w_plus, direction: Direction, names=None, furthest: float = 6.0):

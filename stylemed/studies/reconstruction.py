@@ -97,7 +97,7 @@ def known(generator, encoder, spaces, drawn: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-class _In:
+class InSpace:
     """An encoder that answers in one of its spaces, for `encode_store`."""
 
     def __init__(self, encoder, space: str):
@@ -116,7 +116,7 @@ class _Way:
 
     store: SliceStore
     generator: Generator
-    encoder: Encoder | _In | None
+    encoder: Encoder | InSpace | None
     steps: int | None = None
 
     def codes(self, rows, steps: int | None = None, partial: Path | None = None, progress: bool = False) -> Codes:
@@ -127,7 +127,7 @@ class _Way:
 
 
 def _ways(store, generator, encoder, spaces, few: int, many: int) -> dict[str, _Way]:
-    ways = {f"encoder {space}": _Way(store, generator, _In(encoder, space)) for space in spaces}
+    ways = {f"encoder {space}": _Way(store, generator, InSpace(encoder, space)) for space in spaces}
     ways[f"encoder and {few} steps"] = _Way(store, generator, encoder, few)
     return ways | {f"{many} steps": _Way(store, generator, None, many)}
 

@@ -85,11 +85,15 @@ class EncoderConfig(Intervals):
 _SMALL = {
     # A ResNet-50 that begins at random needs more than a few minutes of CPU to read anything from an image. A linear fit does not:
     # it gives a start, and the ResNet learns what is left.
-    "space": "w",  # one style for all layers, where the generator was trained: w+ would leave it on slices unlike its own
     "shortcut": 32,
     "batch": 32,
     "learning_rate": 2e-4,
+    "least_psi": 0.7,
+    "changes": 0.3,
     "image_weight": 5.0,
+    "structure_weight": 1.0,
+    "feature_weight": 1.0,
+    "offset_weight": 0.05,
     "ema_kimg": 1.0,
     "tick_kimg": 0.32,
     **all_every(3.2),
@@ -100,7 +104,11 @@ ENCODER_PRESETS: dict[str, dict] = {
         "shortcut": 8,
         "shortcut_images": 200,
         "batch": 8,
+        "changes": 0.3,
         "image_weight": 1.0,
+        "structure_weight": 0.5,
+        "feature_weight": 0.5,
+        "offset_weight": 0.05,
         "ema_kimg": 0.1,
         "tick_kimg": 0.032,
         **all_every(3.2),

@@ -15,7 +15,7 @@ from PIL import Image
 from stylemed.data import Window
 from stylemed.display import figures, widgets
 from stylemed.latent import Direction, mix
-from stylemed.networks import Generator
+from stylemed.networks import Encoder, Generator
 
 torch.set_num_threads(1)
 
@@ -249,3 +249,37 @@ def test_live_widgets_ask_the_generator(generator):
         wanted = generator.synthesis(torch.stack([codes[0], moved]))
     assert after.value == widgets.png(wanted[1]) != before.value
     assert not widgets.is_live()
+
+    torch.manual_seed(1)
+    encoder = Encoder(32, latent_size=16, num_layers=8, space="w", trunk="resnet18", shortcut=8).eval()
+    encoder.linear.weight.data.normal_()
+    images = generator.synthesis(codes).detach().clamp(-1, 1)
+    widget = widgets.live_reconstruction(images, generator, encoder)
+    parts = {getattr(w, "description", ""): w for w in walk_widgets(widget)}
+    before, after = (w for w in walk_widgets(widget) if isinstance(w, ipywidgets.Image))
+    parts["slice"].index = 2
+    with torch.no_grad():
+        assert after.value == widgets.png(generator.synthesis(encoder(images[2:])))
+    assert before.value == widgets.png(images[2])
+    told = next(w for w in walk_widgets(widget) if isinstance(w, ipywidgets.HTML))
+    error = float(told.value.split()[0])
+    parts["steps"].value = 20
+    assert float(told.value.split()[0]) > error  # descent comes nearer
+
+
+def test_ways_stand_beside_their_slice_with_errors_in_hu():
+    real = slices(2)
+    figure = figures.ways_figure(real, {"encoder W": real + 0.1, "1,000 steps": real}, WINDOW)
+    check_slices(figure, 6)
+    assert {"slice", "encoder W", "error", "slice 2", "0 HU"} <= {t.get_text() for t in texts(figure)}
+    off = 0.1 * WINDOW.per_unit
+    assert f"{off:.0f} HU" in {t.get_text() for t in texts(figure)}
+    errors = [image for ax in figure.axes for image in ax.images if image.get_clim() == (-100.0, 100.0)]  # and the bar
+    assert len(errors) == 5 and np.allclose(errors[0].get_array(), off)
+
+
+def test_bars_stand_for_their_values():
+    figure = figures.bars(["a", "b"], {"slice": [1, 2], "again": [0.5, 0]}, "share", {"again": ([0.25, 0], [0.75, 0])})
+    heights = [bar.get_height() for bar in figure.axes[0].patches]
+    assert heights == [1, 2, 0.5, 0] and figure.axes[0].get_legend().get_texts()[1].get_text() == "again"
+    no_text_overlaps(figure)

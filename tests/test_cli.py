@@ -182,7 +182,9 @@ def test_the_whole_way(cli, tmp_path):
     variants = ("--variant", "latent", "--variant", "slices, in W")
     cli("study", "losses", *of_gan[:3], *variants, *short)
     result = Result.load(tmp_path / "losses.json")
-    assert list(result.tables["known"]["space"]) == ["w", "w+", "w"] and set(result.tables["training"]["kimg"]) == {0.128}
+    assert list(result.tables["known"]["space"]) == ["w", "w+", "w"] and set(result.tables["training"]["kimg"]) == {
+        0.128
+    }
     cli("sample", "gan", "--out", "sample.png", "--count", 4)
     cli(
         "mix", "gan", "--out", "mix.png", "--codes", "codes.safetensors", "--split", "test", "--rows", 2, "--columns", 2

@@ -220,7 +220,11 @@ def ways_figure(real, ways: dict, window, names=None, limit: float = 100.0) -> F
             sheet.slice(2 * i, k + 1, images[i])
             ax = sheet.cell(2 * i + 1, k + 1)
             draw(ax, error, DIFFERENCE, limit)
-            style = {"color": TEXT, "fontsize": min(sheet.points, 0.13 * sheet.cell_px * 72 / DPI), "path_effects": EDGE}
+            style = {
+                "color": TEXT,
+                "fontsize": min(sheet.points, 0.13 * sheet.cell_px * 72 / DPI),
+                "path_effects": EDGE,
+            }
             ax.text(0.04, 0.03, f"{np.abs(error).mean():.0f} HU", transform=ax.transAxes, va="bottom", **style)
     sheet.bar(DIFFERENCE, -limit, limit, "error in HU", foot - 2.4)
     return sheet.finish(window, False)

@@ -120,7 +120,7 @@ def live_mixing(generator, a, b=None, a_names=None, b_names=None):
 
 
 def live_reconstruction(images, generator, encoder, names=None, furthest: int = 100):
-    """Any slice through latent space in a kernel: by the encoder's w, by its w+, and by up to `furthest` steps of descent from there.
+    """Any slice through latent space in a kernel: by the w of the encoder, by its w+, and by up to `furthest` steps of descent.
 
     images [n, C, R, R] in [-1, 1], as the encoder reads them; names: n texts.
     """

@@ -58,10 +58,10 @@ def run(
 ) -> Result:
     """Train each of `variants` for so many minutes (no less than TICKS of its log) and measure it on `rows` (None: all of `test`).
 
-    generator: run folder, with its discriminator. work: folder for the encoders' runs; the same call goes on where it stopped. How
-    many images a variant sees is told from the speed of its first ticks, so nothing else should run beside. Tables: training (images
-    in thousands and per second), known, errors, survival; with the column `variant`. BadInput where these do not belong together,
-    for a preset without an image loss, and for an unknown variant.
+    generator: run folder, with its discriminator. work: folder for the encoders' runs; the same call goes on. How many images a
+    variant sees is told from the speed of its first ticks, so nothing else should run beside. Tables, with the column `variant`:
+    training (images in thousands and per second), known, errors, survival. BadInput where these do not belong together, for a
+    preset without an image loss, and for an unknown variant.
     """
     config = encoder_config(preset)
     if not config.compares_images or config.feature_weight == 0:

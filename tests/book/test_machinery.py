@@ -65,6 +65,26 @@ def test_inputs_refuse_nonsense(tmp_path, monkeypatch):
         chapters.inputs("smoke", needs=["judge"])
 
 
+def test_a_study_is_read_from_the_checkout_or_from_the_repository(tiny_book, tmp_path, monkeypatch, capsys):
+    import pandas as pd
+
+    from stylemed.studies import Result
+
+    results = tiny_book / "book" / "results"
+    results.mkdir()
+    Result("one", {"t": pd.DataFrame({"n": [3]})}, "s", {}, 0, {}, 2.0, "stylemed study one").save(
+        results / "one-64.json"
+    )
+    monkeypatch.chdir(tiny_book)
+    assert chapters.study("one-64").tables["t"]["n"].tolist() == [3]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(chapters, "project_root", lambda: None)  # Colab has the package alone
+    assert chapters.study("one-64", results.as_uri()).tables["t"]["n"].tolist() == [3]
+    assert capsys.readouterr().out.count("stylemed study one") == 2
+    with pytest.raises(BadInput, match="none.json cannot be read.*run the chapter in a checkout"):
+        chapters.study("none", results.as_uri())
+
+
 @pytest.mark.slow
 def test_inputs_that_were_made_from_others_are_refused(phantom, tmp_path, monkeypatch):
     """Chapter 1 with another seed, then chapter 5: the old generator has seen patients that are `test` now."""

@@ -282,4 +282,3 @@ def test_bars_stand_for_their_values():
     figure = figures.bars(["a", "b"], {"slice": [1, 2], "again": [0.5, 0]}, "share", {"again": ([0.25, 0], [0.75, 0])})
     heights = [bar.get_height() for bar in figure.axes[0].patches]
     assert heights == [1, 2, 0.5, 0] and figure.axes[0].get_legend().get_texts()[1].get_text() == "again"
-    no_text_overlaps(figure)

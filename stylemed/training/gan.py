@@ -21,6 +21,7 @@ from torch import Tensor
 from stylemed.errors import BadInput
 from stylemed.networks import Discriminator, Generator
 from stylemed.networks.layers import downscale, lerp_clip, upscale
+from stylemed.networks.widening import widened
 from stylemed.provenance import Provenance, belong_together
 from stylemed.training import augment
 from stylemed.training.distributed import Team, join_team, own_device
@@ -308,7 +309,8 @@ class GanTrainer:
         """Take the averaged generator and the discriminator of another run, and no moments: optimizers and nimg begin anew.
 
         `path`: a run folder, or any folder with its generator.safetensors and discriminator.safetensors. The networks may be
-        smaller ones of the same widths: what they lack keeps its random weights. BadInput for anything else.
+        of a smaller resolution, or have fewer feature maps: what they lack begins at random (see `networks.widening`). BadInput for
+        anything else.
         """
         for noun, networks in (
             ("generator", (self.generator, self.averaged)),
@@ -324,14 +326,15 @@ class GanTrainer:
                 cure="begin from a run on slices of the same window and frame, or anew",
             )
             for network in networks:
-                mine, given = network.state_dict(), found.state_dict()
-                odd = [k for k, v in given.items() if k not in mine or mine[k].shape != v.shape]
-                if odd or found.resolution > network.resolution:
+                try:
+                    if found.resolution > network.resolution:
+                        raise ValueError("its images are larger")
+                    network.load_state_dict(widened(network, found.state_dict()))
+                except ValueError as error:
                     raise BadInput(
-                        f"{file} is a {noun} of {found.config} and cannot be the start of one of {network.config}; "
-                        "give both the same widths, latent size and mapping layers, and no smaller resolution."
-                    )
-                network.load_state_dict(mine | given)
+                        f"{file} is a {noun} of {found.config} and cannot be the start of one of {network.config} ({error}); "
+                        "give both the same latent size and mapping layers, and neither fewer maps nor a smaller resolution."
+                    ) from None
 
 
 def shown_order(dataset, tumor_share: float | None, seed: int) -> np.ndarray:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from stylemed.networks import Discriminator, Encoder, Generator, levels, num_layers
 from stylemed.networks.layers import blur, conv_down, conv_up, downscale, minibatch_stddev, pixel_norm, upscale
+from stylemed.networks.widening import widened
 
 SMALL = {"fmap_base": 64, "fmap_max": 16}
 
@@ -166,3 +167,25 @@ def test_encoder_begins_from_a_trained_resnet():
     assert torch.equal(encoder.trunk.layer3[0].conv1.weight, donor.layer3[0].conv1.weight)
     grey = torch.randn(1, 1, 32, 32)  # answers as three equal colours do in the donor
     assert torch.allclose(encoder.trunk.conv1(grey), donor.conv1(grey.expand(-1, 3, -1, -1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("group", [1, 4])
+def test_a_wider_network_computes_what_the_narrow_one_did_and_can_learn_more(group):
+    narrow, wide = {"fmap_base": 128, "fmap_max": 16}, {"fmap_base": 256, "fmap_max": 40}
+    latent = dict(latent_size=24, mapping_layers=2)
+    small, large = awake(Generator(32, **latent, **narrow)), awake(Generator(32, **latent, **wide))
+    large.load_state_dict(widened(large, small.state_dict()))
+    z = torch.randn(4, 24)
+    images = small(z)
+    assert torch.allclose(large(z), images, atol=1e-5)
+    judge, wider = (awake(Discriminator(32, stddev_group=group, **widths)) for widths in (narrow, wide))
+    wider.load_state_dict(widened(wider, judge.state_dict()))
+    off = (wider(images) - judge(images)).abs().max().item()
+    if group == 1:  # the standard deviation is a mean over all maps, new ones too
+        assert off < 1e-5
+    wider(large(z)).sum().backward()
+    silent = large.blocks[2].conv.weight  # what old maps take from new ones
+    old = small.blocks[2].conv.weight.shape
+    assert silent[: old[0], old[1] :].eq(0).all() and silent.grad[: old[0], old[1] :].abs().max() > 0
+    with pytest.raises(ValueError, match="does not fit"):
+        widened(small, large.state_dict())

@@ -103,7 +103,7 @@ def test_warm_start_takes_weights_and_no_moments(tmp_path):
     z = torch.randn(2, 16)
     small = load_generator(first.path)[0]
     assert torch.equal(larger.averaged(z, lod=1.0)[..., ::2, ::2], small(z, lod=0.0))
-    with pytest.raises(BadInput, match="same widths"):
+    with pytest.raises(BadInput, match="neither fewer maps"):
         GanTrainer(Blobs(), gan_config("smoke", 16, **{**TINY, "fmap_max": 4}), seed=1).begin_from(first.path)
 
 

@@ -23,6 +23,7 @@ COMMANDS = [
     ["train", "judge"],
     ["train", "labeller"],
     ["judge"],
+    ["freeze"],
     ["encode"],
     ["invert"],
     ["survive"],
@@ -160,6 +161,7 @@ def test_the_whole_way(cli, tmp_path):
         "--kimg",
         0.04,
     )
+    assert "generator" in cli("freeze", "gan", "--out", "frozen").stdout
     cli("encode", "store", "--encoder", "enc", "--out", "codes.safetensors")
     of_gan = ("store", "--generator", "gan", "--encoder", "enc", "--count", 3)
     cli("invert", *of_gan, "--out", "inverted.safetensors", "--steps", 2)

@@ -16,7 +16,7 @@ from stylemed.cli.data import download, inspect, phantom, prepare
 from stylemed.cli.latent import direction, encode, generate, invert, mix, sample, survive
 from stylemed.cli.options import fail
 from stylemed.cli.study import study
-from stylemed.cli.training import judge, train
+from stylemed.cli.training import freeze, judge, train
 from stylemed.errors import BadInput
 
 app = typer.Typer(
@@ -27,7 +27,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (phantom, download, prepare, inspect, judge, encode, invert, survive, sample, mix, direction, generate):
+for command in (
+    phantom,
+    download,
+    prepare,
+    inspect,
+    judge,
+    freeze,
+    encode,
+    invert,
+    survive,
+    sample,
+    mix,
+    direction,
+    generate,
+):
     app.command()(command)
 app.add_typer(train, name="train")
 app.add_typer(study, name="study")

@@ -220,3 +220,22 @@ def judge(
     reader = Labeller.load(labeller) if judge is None else Judge.load(judge)
     table = errors(reader, SliceStore.open(store), split, seen=seen)
     print(table.round(3).to_string(index=False))
+
+
+def freeze(
+    run: Annotated[Path, typer.Argument(help="Run folder of a training.")],
+    out: Annotated[Path, typer.Option(help="Folder for its networks.")],
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="float32, float16 or int8. Default: int8 for an encoder, float16 for others.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Round the networks of a run once, for others to build on: what is read later is what everything was made from."""
+    from stylemed.networks.packing import STORAGES
+    from stylemed.pretrained.freezing import freeze
+
+    if storage is not None and storage not in STORAGES:
+        raise BadInput(f"--storage {storage}: choose {', '.join(STORAGES)}.")
+    print(freeze(run, out, storage).round(4).to_string(index=False))

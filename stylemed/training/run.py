@@ -24,6 +24,7 @@ from stylemed.files import (
     write_atomic,
 )
 from stylemed.networks import Encoder, Generator
+from stylemed.networks.packing import pack, unpack
 from stylemed.provenance import Provenance
 
 _HEADER = b"stylemed checkpoint\n"
@@ -224,12 +225,15 @@ def read_checkpoint(path: Path) -> dict:
 # -- exported weights
 
 
-def export(path: Path, network: torch.nn.Module, metadata: dict) -> None:
+def export(path: Path, network: torch.nn.Module, metadata: dict, storage: str = "float32") -> None:
     """Write a network as safetensors; its constructor arguments and `metadata` (plain values) go into the header.
 
     To the provenance in `metadata` is added what only the weights know: their digest, seed, nimg, resolution and version.
+    storage: "float16" or "int8" (see `packing`) round the weights: what is read is another network than `network`, with a digest
+    of its own.
     """
-    tensors = network.state_dict()
+    packed = pack(network.state_dict(), storage)
+    tensors = unpack(packed)
     made = Provenance.from_dict(metadata.get("provenance"))
     made = replace(
         made,
@@ -242,7 +246,7 @@ def export(path: Path, network: torch.nn.Module, metadata: dict) -> None:
         version=__version__,
     )
     metadata = {**metadata, "provenance": made.to_dict()}
-    save_tensors(path, _kind(type(network)), tensors, {"config": network.config, "metadata": metadata})
+    save_tensors(path, _kind(type(network)), packed, {"config": network.config, "metadata": metadata})
 
 
 def settings_of(metadata: dict) -> dict:
@@ -269,6 +273,7 @@ def load_network(path: str | Path, noun: str, kind: type) -> tuple:
     path = Path(path)
     file = path / f"{noun}.safetensors" if path.is_dir() else path
     tensors, header = load_tensors(file, _kind(kind), noun, framework="pt")
+    tensors = unpack(tensors)
     try:
         metadata = header["metadata"]
         network = kind(**header["config"])

@@ -47,7 +47,14 @@ def invert(
     ] = None,
     space: Annotated[str, typer.Option(help="w (one style for all layers) or w+ (one for each).")] = "w+",
     steps: Annotated[int, typer.Option(help="Steps of descent for each slice.", min=0)] = 1000,
-    rate: Annotated[float, typer.Option(help="Largest step, in standard deviations of w.", min=0.0)] = 0.05,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest step, in standard deviations of w. Default: 0.05, and more for fewer than 1,000 steps.",
+            min=0.0,
+            show_default=False,
+        ),
+    ] = None,
     near: Annotated[float, typer.Option(help="Weight that holds w+ near W; 0 lets it go.", min=0.0)] = 0.0,
 ) -> None:
     """Find the style of each slice by descent: slow, and what an encoder is measured against. The same line goes on."""

@@ -49,7 +49,7 @@ def invert(
     space: str = "w+",
     start: Tensor | np.ndarray | None = None,
     steps: int = 1000,
-    rate: float = 0.05,
+    rate: float | None = None,
     near: float = 0.0,
     loss: Callable[[Tensor, Tensor], Tensor] | None = None,
     batch: int = 8,
@@ -62,7 +62,8 @@ def invert(
         space: "w" (one style for all layers) or "w+" (one for each).
         start: styles [N, L, latent] to begin from, such as an encoder's; None: the mean w.
         steps: of descent; 0 gives back the start.
-        rate: largest learning rate, in standard deviations of each component of w.
+        rate: largest learning rate, in standard deviations of each component of w. None: 0.05 for 1,000 steps, and more for fewer, as
+            the square root of 1,000 / steps, up to 0.2: of 0.05 to 0.4, that went farthest in 50 steps (benchmarks/RESULTS.md).
         near: weight of the mean squared distance of the rows of w+ from their mean, in units of the variance of w, which keeps w+
             near W (Tov 2021, e4e); 0 lets every row go where it likes.
         loss: (images, wanted) -> [B]; `ReconstructionLoss()` unless given.
@@ -93,7 +94,7 @@ def invert(
             )
         begun = (begun - mean) / std
         begun = begun if space == "w+" else begun.mean(dim=1, keepdim=True)
-    loss = loss or ReconstructionLoss()
+    loss, rate = loss or ReconstructionLoss(), usual_rate(steps) if rate is None else rate
     found, losses = [], []
     with tqdm(total=steps * math.ceil(len(images) / batch), desc="invert", unit="step", disable=not progress) as bar:
         for wanted, v in zip(images.split(batch), begun.split(batch), strict=True):
@@ -104,6 +105,11 @@ def invert(
     w_plus = (v * std + mean).expand(-1, generator.num_layers, -1)
     drift = v.square().mean(dim=(1, 2)).sqrt()
     return Inversion(w_plus.cpu().numpy().copy(), torch.cat(losses).cpu().numpy(), drift.cpu().numpy())
+
+
+def usual_rate(steps: int) -> float:
+    """The learning rate of `invert` where none is given."""
+    return min(0.05 * math.sqrt(1000 / max(steps, 1)), 0.2)
 
 
 def invert_store(

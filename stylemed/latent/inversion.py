@@ -62,8 +62,8 @@ def invert(
         space: "w" (one style for all layers) or "w+" (one for each).
         start: styles [N, L, latent] to begin from, such as an encoder's; None: the mean w.
         steps: of descent; 0 gives back the start.
-        rate: largest learning rate, in standard deviations of each component of w. None: 0.05 for 1,000 steps, and more for fewer, as
-            the square root of 1,000 / steps, up to 0.2: of 0.05 to 0.4, that went farthest in 50 steps (benchmarks/RESULTS.md).
+        rate: largest learning rate, in standard deviations of each component of w. None: 0.05 for 1,000 steps, and more for fewer,
+            as the square root of 1,000 / steps, up to 0.2: of 0.05 to 0.4, that went farthest in 50 steps (benchmarks/RESULTS.md).
         near: weight of the mean squared distance of the rows of w+ from their mean, in units of the variance of w, which keeps w+
             near W (Tov 2021, e4e); 0 lets every row go where it likes.
         loss: (images, wanted) -> [B]; `ReconstructionLoss()` unless given.

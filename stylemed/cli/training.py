@@ -228,7 +228,8 @@ def freeze(
     storage: Annotated[
         str | None,
         typer.Option(
-            help="float32, float16 or int8. Default: int8 for an encoder, float16 for others.", show_default=False
+            help="float32, float16 or int8. Default: int8 for an encoder and a discriminator, float16 for others.",
+            show_default=False,
         ),
     ] = None,
 ) -> None:

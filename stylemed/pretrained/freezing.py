@@ -16,7 +16,7 @@ from stylemed.training.run import export, load_network
 
 NETWORKS = {  # file of a run folder -> its class, and how it is stored
     "generator": (Generator, "float16"),
-    "discriminator": (Discriminator, "float16"),
+    "discriminator": (Discriminator, "int8"),
     "encoder": (Encoder, "int8"),
     "judge": (ReaderNetwork, "float16"),
     "labeller": (ReaderNetwork, "float16"),
@@ -28,7 +28,7 @@ COMPARED = 64  # images
 def freeze(run: str | Path, out: str | Path, storage: str | None = None) -> pd.DataFrame:
     """Write the networks of a run folder into the folder `out`, rounded, with its configuration, distances, curve and log.
 
-    storage: "float32", "float16" or "int8" (see `networks.packing`); None: eight bits for an encoder, half precision for others. A
+    storage: "float32", "float16" or "int8" (see `networks.packing`); None: eight bits for an encoder and a discriminator, half precision for others. A
     row for each network: megabytes, and `change`, the root mean square change that the rounding made (a generator: of 64 images, in
     units of [-1, 1]; an encoder: of its answers to 64 images of noise, in standard deviations of w; others: NaN). BadInput for a
     folder without networks.

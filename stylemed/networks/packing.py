@@ -27,7 +27,10 @@ def pack(tensors: dict[str, Tensor], storage: str) -> dict[str, Tensor]:
             packed[name + SCALE] = scale
         else:
             half = tensor.half()
-            packed[name] = half if half.isfinite().all() and _close(half, tensor) else tensor
+            lost = tensor.ndim < 2 and bool(
+                ((half == 0) & (tensor != 0)).any()
+            )  # a variance may not become 0, a weight may
+            packed[name] = half if half.isfinite().all() and not lost else tensor
     return packed
 
 
@@ -45,8 +48,3 @@ def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _rows(scale: Tensor, tensor: Tensor) -> Tensor:
     return scale.reshape(-1, *[1] * (tensor.ndim - 1))
-
-
-def _close(half: Tensor, tensor: Tensor) -> bool:
-    """Whether no value was lost below half precision's smallest: variances of batch normalisation can be that small."""
-    return bool(((half == 0) == (tensor == 0)).all())

@@ -28,10 +28,10 @@ COMPARED = 64  # images
 def freeze(run: str | Path, out: str | Path, storage: str | None = None) -> pd.DataFrame:
     """Write the networks of a run folder into the folder `out`, rounded, with its configuration, distances, curve and log.
 
-    storage: "float32", "float16" or "int8" (see `networks.packing`); None: eight bits for an encoder and a discriminator, half precision for others. A
-    row for each network: megabytes, and `change`, the root mean square change that the rounding made (a generator: of 64 images, in
-    units of [-1, 1]; an encoder: of its answers to 64 images of noise, in standard deviations of w; others: NaN). BadInput for a
-    folder without networks.
+    storage: "float32", "float16" or "int8" (see `networks.packing`); None: eight bits for an encoder and a discriminator, half
+    precision for others. A row for each network: megabytes, and `change`, the root mean square change that the rounding made (a
+    generator: of 64 images, in units of [-1, 1]; an encoder: of its answers to 64 images of noise, in standard deviations of w;
+    others: NaN). BadInput for a folder without networks.
     """
     run, out = Path(run), Path(out)
     found = [noun for noun in NETWORKS if (run / f"{noun}.safetensors").is_file()]

@@ -24,6 +24,7 @@ COMMANDS = [
     ["train", "labeller"],
     ["judge"],
     ["freeze"],
+    ["release"],
     ["encode"],
     ["invert"],
     ["survive"],

@@ -16,7 +16,7 @@ from stylemed.cli.data import download, inspect, phantom, prepare
 from stylemed.cli.latent import direction, encode, generate, invert, mix, sample, survive
 from stylemed.cli.options import fail
 from stylemed.cli.study import study
-from stylemed.cli.training import freeze, judge, train
+from stylemed.cli.training import freeze, judge, release, train
 from stylemed.errors import BadInput
 
 app = typer.Typer(
@@ -27,21 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (
-    phantom,
-    download,
-    prepare,
-    inspect,
-    judge,
-    freeze,
-    encode,
-    invert,
-    survive,
-    sample,
-    mix,
-    direction,
-    generate,
-):
+of_latents = (encode, invert, survive, sample, mix, direction, generate)
+for command in (phantom, download, prepare, inspect, judge, freeze, release, *of_latents):
     app.command()(command)
 app.add_typer(train, name="train")
 app.add_typer(study, name="study")

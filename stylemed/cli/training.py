@@ -240,3 +240,33 @@ def freeze(
     if storage is not None and storage not in STORAGES:
         raise BadInput(f"--storage {storage}: choose {', '.join(STORAGES)}.")
     print(freeze(run, out, storage).round(4).to_string(index=False))
+
+
+def release(
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the model; its name is that of the model.")],
+    generator: Annotated[Path, typer.Option(metavar="FOLDER", help="Frozen generator and discriminator.")],
+    data: Annotated[str, typer.Option(help="What it learned from, in one line, for the card.")],
+    licence: Annotated[str, typer.Option(help="Of the weights, in one line, for the card.")],
+    encoder: Annotated[Path | None, typer.Option(metavar="FOLDER", show_default=False)] = None,
+    labeller: Annotated[Path | None, typer.Option(metavar="FOLDER", show_default=False)] = None,
+    judge: Annotated[Path | None, typer.Option(metavar="FOLDER", show_default=False)] = None,
+    codes: Annotated[Path | None, typer.Option(help="Codes of the training slices.", show_default=False)] = None,
+    direction: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FILE", help="Repeat for several.", show_default=False)
+    ] = None,
+    hours: Annotated[float | None, typer.Option(help="Of training, for the card.", show_default=False)] = None,
+) -> None:
+    """Put what was made from one generator into one folder, with checksums and a card; `stylemed.load` reads it."""
+    import shlex
+    import sys
+
+    from stylemed.pretrained.bundles import release
+
+    named = dict(text.partition("=")[::2] for text in direction or ())
+    if not all(named.values()):
+        raise BadInput("--direction takes NAME=FILE: what to call the direction, and its file.")
+    parts = {"generator": generator, "encoder": encoder, "labeller": labeller, "judge": judge}
+    parts = {name: path for name, path in parts.items() if path is not None}
+    command = "stylemed " + shlex.join(Path(word).name if "/" in word else word for word in sys.argv[1:])
+    about = dict(data=data, licence=licence, hours=hours, command=command)
+    print(release(out, parts, codes=codes, directions=named, **about).card)

@@ -1,0 +1,90 @@
+"""A released model is whole, says what it is, and notices when it was changed."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import stylemed
+from stylemed import pretrained
+from stylemed.errors import BadInput
+from stylemed.files import digest_of_weights
+from stylemed.latent import Codes, Direction
+from stylemed.networks import Discriminator, Encoder, Generator
+from stylemed.pretrained.bundles import available, load, release
+from stylemed.pretrained.freezing import freeze
+from stylemed.training.run import export, load_generator
+
+ABOUT = dict(data="a made-up phantom", licence="CC0", hours=1.5, command="stylemed release tiny")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A frozen generator, an encoder, codes and a direction made from it, and an encoder of other weights."""
+    root = tmp_path_factory.mktemp("made")
+    torch.manual_seed(0)
+    patients = {
+        "windows": {"CT": [-100.0, 250.0]},
+        "frame": "body",
+        "store": "s",
+        "patients": {"p1": ["a"], "p2": ["b"]},
+    }
+    (root / "run").mkdir()
+    small = dict(fmap_base=128, fmap_max=16)
+    export(
+        root / "run" / "generator.safetensors",
+        Generator(32, latent_size=16, mapping_layers=2, **small),
+        {"nimg": 5000, "seed": 3, "provenance": {"kind": "generator", **patients}},
+    )
+    export(root / "run" / "discriminator.safetensors", Discriminator(32, **small), {})
+    (root / "run" / "config.yaml").write_text("kind: gan\n")
+    (root / "run" / "distances.csv").write_text("kimg,frechet,recall\n5,40.25,0.1\n10,30.5,0.25\n")
+    freeze(root / "run", root / "frozen")
+    generator = load_generator(root / "frozen")[0]
+    for name, digest in (("encoder", generator.provenance.digest), ("other", "0123")):
+        (root / name).mkdir()
+        its = {"kind": "encoder", "made_from": {"generator": digest}, **patients}
+        encoder = Encoder(32, latent_size=16, num_layers=8, trunk="resnet18")
+        export(root / name / "encoder.safetensors", encoder, {"provenance": its})
+    its = {"kind": "codes", "made_from": {"generator": generator.provenance.digest}}
+    table = pd.DataFrame({"row": [0], "case": ["c"], "patient": ["p1"], "split": ["train"]})
+    Codes(table, np.zeros((1, 8, 16)), {"provenance": its}).save(root / "codes.safetensors")
+    its = {"provenance": {**its, "kind": "direction"}}
+    Direction(np.eye(16, dtype=np.float32)[0], 0.0, 1.0, "tumor", info=its).save(root / "tumor.safetensors")
+    return root
+
+
+@pytest.fixture
+def bundle(made, tmp_path):
+    parts = {"generator": made / "frozen", "encoder": made / "encoder"}
+    directions = {"tumor": made / "tumor.safetensors"}
+    return release(tmp_path / "tiny", parts, codes=made / "codes.safetensors", directions=directions, **ABOUT)
+
+
+def test_a_released_model_is_what_was_frozen(made, bundle, monkeypatch):
+    frozen = load_generator(made / "frozen")[0]
+    assert digest_of_weights(bundle.generator.state_dict()) == frozen.provenance.digest
+    assert bundle.encoder.provenance.made_from == {"generator": frozen.provenance.digest}
+    assert bundle.codes.w_plus.shape == (1, 8, 16) and bundle.directions["tumor"].label == "tumor"
+    for fact in ("# tiny", "2 patients", "[-100, 250]", "1.5 hours", "| recall | 0.25 |", "Not for diagnosis", "CC0"):
+        assert fact in bundle.card, fact
+    assert available(bundle.path.parent) == ["tiny"] and stylemed.load(bundle.path).name == "tiny"
+    monkeypatch.setattr(pretrained, "available", lambda: ["tiny"])
+    monkeypatch.setattr(pretrained, "load", lambda name: bundle)
+    assert pretrained.generator("tiny")[1]["nimg"] == 5000
+    with pytest.raises(BadInput, match="tiny has no judge.safetensors; it holds generator"):
+        bundle.judge  # noqa: B018
+
+
+def test_what_was_changed_or_does_not_fit_is_refused(made, bundle, tmp_path):
+    file = bundle.path / "generator.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(BadInput, match="generator.safetensors is missing or not as it was released"):
+        load(bundle.path).generator  # noqa: B018
+    with pytest.raises(BadInput, match="do not belong together: the generator is .* freeze the generator first"):
+        release(tmp_path / "x", {"generator": made / "frozen", "encoder": made / "other"}, **ABOUT)
+    with pytest.raises(BadInput, match="There is no released model nobody"):
+        load("nobody")
+    (bundle.path / "bundle.json").write_text("{")
+    with pytest.raises(BadInput, match="bundle.json is damaged"):
+        load(bundle.path)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -11,6 +12,7 @@ from urllib.request import urlopen
 
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
 --disable-component-update --disable-sync --disable-dev-shm-usage --remote-debugging-port=0 --remote-allow-origins=*""".split()
+ROOT = Path(__file__).resolve().parents[1]
 KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "End": 35, "Home": 36, "Tab": 9, "Enter": 13, " ": 32}
 
 
@@ -128,3 +130,17 @@ class Page:
         """The page as PNG."""
         data = self.send("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
         file.write_bytes(base64.b64decode(data))
+
+
+def play_page(site: Path) -> Path:
+    """The page Play as the book has it, in a new folder, without the theme: its raw HTML beside what it reads."""
+    static = ROOT / "book" / "_static"
+    shutil.copytree(static / "play", site / "_static" / "play")
+    (site / "_static" / "vendor" / "onnxruntime").mkdir(parents=True)
+    shutil.copy(static / "vendor" / "onnxruntime" / "runtime.js", site / "_static" / "vendor" / "onnxruntime")
+    (site / "book").mkdir()
+    raw = re.findall(r"```\{raw\} html\n(.*?)```", (ROOT / "book" / "play.md").read_text(), re.S)
+    head = '<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
+    page = site / "book" / "play.html"
+    page.write_text(head + "".join(raw))
+    return page

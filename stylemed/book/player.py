@@ -19,7 +19,7 @@ from stylemed.latent.generation import random_styles
 from stylemed.latent.mixing import LEVELS, describe_level, layers_of, synthesize
 from stylemed.networks.generator import TRUNCATED_LAYERS
 from stylemed.networks.graphs import generator_graphs
-from stylemed.provenance import belong_together
+from stylemed.provenance import Provenance, belong_together
 
 PILE = 24  # slices of each kind the reader test draws its 20 from
 
@@ -67,7 +67,7 @@ def model_part(generator, directions=()) -> dict[str, Any]:
     """
     for direction in directions:
         belong_together(
-            generator.provenance,
+            getattr(generator, "provenance", Provenance()),
             direction.provenance,
             names=("the generator", f"the direction {direction.label}"),
             same_store=False,
@@ -102,7 +102,7 @@ def slices_part(generator, store, count: int = PILE, seed: int = 0) -> dict[str,
     BadInput where store and generator do not belong together.
     """
     belong_together(
-        generator.provenance,
+        getattr(generator, "provenance", Provenance()),
         store.provenance,
         names=("the generator", f"the store {store.path}"),
         cure="name the store the generator was trained on",

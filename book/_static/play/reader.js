@@ -80,7 +80,7 @@
         `Of ${made} generated slices you took ${taken} for real.`);
       const again = el("button", { type: "button", textContent: "Once more", onclick: () => new Test(this.place, this.slices, this.pixels, this.random) });
       const all = el("div", { className: "play-all" }, ...this.shown.map(({ row, real }, i) => {
-        const small = new Slice(this.slices.size, this.slices.size), hit = this.answers[i] === real;
+        const small = new Slice(this.slices.size, 128), hit = this.answers[i] === real;
         const truth = real ? "real" : "generated";
         this.show(small, row, `Slice ${i + 1}, ${truth}, your answer was ${hit ? "right" : "wrong"}`);
         return el("div", { className: hit ? "" : "play-missed" }, small.element, `${hit ? "✓" : "✗"} ${truth}`);

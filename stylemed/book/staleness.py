@@ -96,7 +96,8 @@ def pages_left(build: Path) -> Contents:
 
 def player_made_from(build: Path, root: Path) -> Contents:
     """What the parts of the page `Play` would be made from if they were made now."""
-    files = sorted(file for pattern in PLAYED for file in (build / "artifacts").glob(pattern))
+    patterns = PLAYED if (root / "book" / "play.md").is_file() else ()
+    files = sorted(file for pattern in patterns for file in (build / "artifacts").glob(pattern))
     return {
         "what is played with": _digest(json.dumps(Digests(build).of(files), sort_keys=True).encode()),
         "the package": package_digest(),

@@ -19,6 +19,7 @@ import torch
 from browser import browser, find, play_page
 from scipy.stats import binomtest
 
+from stylemed.book import publishing
 from stylemed.book.player import write_parts, write_player
 from stylemed.latent.direction import Direction, walk
 from stylemed.latent.mixing import mix
@@ -43,6 +44,26 @@ def test_without_a_generator_nothing_is_written(tmp_path):
     assert write_player(tmp_path / "artifacts", RUNTIME, tmp_path / "out") is False
     assert not list(tmp_path.iterdir())
     assert "about: null" in (STATIC / "play" / "about.js").read_text()
+
+
+def test_parts_are_made_again_only_when_what_is_played_with_changes(tmp_path, monkeypatch):
+    made = []
+
+    def write(artifacts, runtime, out):
+        made.append(artifacts)
+        (out / "model.js").write_text("model")
+
+    monkeypatch.setattr("stylemed.book.player.write_player", write)
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "play.md").touch()
+    weights = tmp_path / "artifacts" / "gan" / "generator.safetensors"
+    weights.parent.mkdir(parents=True)
+    for content, times in [("a", 1), ("a", 1), ("b", 2)]:
+        weights.write_text(content)
+        assert (publishing.player(tmp_path, tmp_path) / "model.js").is_file() and len(made) == times
+    (tmp_path / "player" / "model.js").write_text("by hand")
+    publishing.player(tmp_path, tmp_path)
+    assert len(made) == 3 and (tmp_path / "player" / "model.js").read_text() == "model"
 
 
 # ---- in a browser ---------------------------------------------------------------------------------------

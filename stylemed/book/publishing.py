@@ -15,7 +15,14 @@ import yaml
 
 from stylemed import __version__
 from stylemed.book.execution import Profile, chapter_names, checkout, read_profile
-from stylemed.book.staleness import pages_left, pages_made_from, why_stale, write_record
+from stylemed.book.staleness import (
+    pages_left,
+    pages_made_from,
+    player_left,
+    player_made_from,
+    why_stale,
+    write_record,
+)
 from stylemed.chapters import PACKAGE
 from stylemed.errors import BadInput
 
@@ -74,6 +81,24 @@ def write_source(source: Path, profile: Profile, root: Path, build: Path) -> Non
     for name in chapter_names(root):
         shutil.copy(build / "executed" / f"{name}.ipynb", source / "book")
     (source / "book" / "status.md").write_text(status_page(profile, build))
+    if (root / "book" / "play.md").is_file():
+        shutil.copytree(player(root, build), source / "book" / "_static" / "play", dirs_exist_ok=True)
+
+
+def player(root: Path, build: Path) -> Path:
+    """The folder of what the page `Play` reads, made anew where it is out of date; empty where no generator is there."""
+    record, made_from = build / "player.json", player_made_from(build, root)
+    if why := why_stale(record, made_from, build):
+        from stylemed.book.player import write_player  # torch, only where there is something to make
+
+        print(f"== packing the generator for the page Play ({why})", flush=True)
+        record.unlink(missing_ok=True)
+        shutil.rmtree(build / "player", ignore_errors=True)
+        (build / "player").mkdir(parents=True)
+        runtime = root / "book" / "_static" / "vendor" / "onnxruntime" / "runtime.js"
+        write_player(build / "artifacts", runtime, build / "player")
+        write_record(record, made_from, player_left(build))
+    return build / "player"
 
 
 def _sphinx(source: Path, log: Path) -> None:

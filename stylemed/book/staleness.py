@@ -18,6 +18,9 @@ from stylemed.files import write_json
 
 PAGES = ("_config.yml", "_toc.yml", "book/*.md", "book/*.bib", "book/_static/**/*", "book/_extra/**/*")
 
+# What the page `Play` holds, among the artifacts of the chapters.
+PLAYED = ("gan/generator.safetensors", "direction*.safetensors", "store/*")
+
 Contents = dict[str, str]  # what -> digest
 
 
@@ -82,14 +85,29 @@ def pages_made_from(names: list[str], description: str, build: Path, root: Path)
         "an executed chapter": _digest(json.dumps(Digests(build).of(copies), sort_keys=True).encode()),
         "a page, or the configuration": _of_files(root, PAGES),
         "the profile": _digest(description.encode()),
-        "the package": package_digest(),  # the pages of the interface are made from it
-        "the pins": _of_files(root, ["constraints.txt"]),
+        **player_made_from(build, root),  # the pages of the interface are made from the package, too
     }
 
 
 def pages_left(build: Path) -> Contents:
     """The pages as they were built."""
     return Digests(build).of(sorted((build / "html").rglob("*.html")))
+
+
+def player_made_from(build: Path, root: Path) -> Contents:
+    """What the parts of the page `Play` would be made from if they were made now."""
+    patterns = PLAYED if (root / "book" / "play.md").is_file() else ()
+    files = sorted(file for pattern in patterns for file in (build / "artifacts").glob(pattern))
+    return {
+        "what is played with": _digest(json.dumps(Digests(build).of(files), sort_keys=True).encode()),
+        "the package": package_digest(),
+        "the pins": _of_files(root, ["constraints.txt"]),
+    }
+
+
+def player_left(build: Path) -> Contents:
+    """The parts of the page `Play` as they were made."""
+    return Digests(build).of(sorted((build / "player").glob("*.js")))
 
 
 def write_record(file: Path, made_from: Contents, left: Contents, **facts: Any) -> None:

@@ -48,7 +48,9 @@ def test_chapters_go_on_with_what_was_made_and_ask_for_all_they_use(sequence):
 def test_the_book_builds_without_a_warning(sequence):
     page = html("smoke", ROOT, build=sequence)
     pages = {file.stem: file.read_text() for file in (page.parent / "book").glob("*.html")}
-    assert {*NAMES, "intro", "glossary", "references", "api", "status"} <= pages.keys()
+    assert {*NAMES, "intro", "glossary", "references", "api", "status", "play"} <= pages.keys()
+    played = {file.name for file in (page.parent / "_static" / "play").iterdir()}
+    assert {"model.js", "slices.js", "generator.js"} <= played
     for name, text in pages.items():
         loaded = re.findall(r"<(?:script|img|link|iframe)\b[^>]*?(?:src|href)=\"(https?://[^\"]+)\"[^>]*>", text)
         # Links that a browser does not fetch on its own are fine.

@@ -90,6 +90,7 @@ def directions():
 
 @pytest.fixture(scope="module")
 def page(generator, directions, tmp_path_factory):
+    pytest.importorskip("onnxscript")
     site = tmp_path_factory.mktemp("site")
     page = play_page(site)
     store = SimpleNamespace(

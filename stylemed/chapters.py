@@ -19,7 +19,6 @@ from stylemed import __version__
 from stylemed.errors import BadInput
 from stylemed.files import write_json
 from stylemed.provenance import Provenance, belong_together
-from stylemed.studies import Result
 
 # Whose artifacts a chapter uses, by the chapter's number.
 USES = {"03": ("01",), "04": ("03",), "05": ("04",), "06": ("04",)}
@@ -270,11 +269,13 @@ def _number(chapter: str, name: str, value: Any) -> float | int | None:
     return value if math.isfinite(value) else None  # JSON knows no NaN
 
 
-def study(name: str, address: str | None = None) -> Result:
-    """The committed result of a long measurement, `book/results/<name>.json`, and one printed line that says where it is from.
+def study(name: str, address: str | None = None) -> Any:
+    """The committed `Result` of a long measurement, `book/results/<name>.json`, and one printed line that says where it is from.
 
     Without a checkout (Colab) it is read from the repository, at the version of this package; address: another folder to read from.
     """
+    from stylemed.studies import Result  # pandas is not needed to know what is out of date
+
     root = project_root()
     if root:
         path = root / "book" / "results" / f"{name}.json"

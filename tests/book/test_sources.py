@@ -95,6 +95,17 @@ def test_figures_have_caption_and_alt_text(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_exercises_are_graded_and_solved_by_code(name):
+    parts, grades = cells(name), []
+    for cell, after in zip(parts, parts[1:], strict=False):
+        for title, label in re.findall(r"```\{exercise\} ?(.*)\n:label: (\S+)", cell["source"]):
+            assert f"```{{solution}} {label}\n:class: dropdown\n" in cell["source"], label
+            assert after["cell_type"] == "code" and "hide-cell" in tags(after), label
+            grades.append(title.split(":")[0])
+    assert grades in (["Predict", "Derive", "Break", "Extend"], [""])  # [""]: a chapter that still has a single one
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_prose_holds_no_typed_result(name):
     """Numbers that the chapter measures come by glue; these are the ones a hurried author would type."""
     typed = re.compile(

@@ -155,35 +155,86 @@ def mix(
     codes: Annotated[
         Path | None, typer.Option(help="Codes to take the sources from. Default: random styles.", show_default=False)
     ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Instead: slice store whose slices are the sources.", show_default=False)
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(metavar="RUN", help="With a store: encoder of the generator.", show_default=False)
+    ] = None,
+    source: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="ROW",
+            help="With a store: row of a slice; repeat, first all sources A, then all B. Default: by chance.",
+            show_default=False,
+        ),
+    ] = None,
     level: Annotated[
         list[str] | None,
-        typer.Option(help="coarse, middle or fine; repeat for several. Default: all three.", show_default=False),
+        typer.Option(
+            help="coarse, middle, fine, or one resolution such as 8; repeat for several. Default: the three.",
+            show_default=False,
+        ),
     ] = None,
-    rows: Annotated[int, typer.Option(help="Sources A.", min=1)] = 3,
-    columns: Annotated[int, typer.Option(help="Sources B.", min=1)] = 4,
+    weight: Annotated[float, typer.Option(help="How far styles go from A (0) to B (1).", min=0.0, max=1.0)] = 1.0,
+    rows: Annotated[int, typer.Option(help="Sources B, down the side.", min=1)] = 2,
+    columns: Annotated[int, typer.Option(help="Sources A, along the top.", min=1)] = 5,
     split: Annotated[
-        str | None, typer.Option(help="With codes: slices of this split. Default: all.", show_default=False)
+        str | None, typer.Option(help="With codes or a store: of this split. Default: all.", show_default=False)
     ] = None,
     psi: Psi = 0.7,
     seed: Seed = 0,
 ) -> None:
-    """Draw a style-mixing grid (figure 1 of the paper): a level's styles from B, all others from A."""
+    """Draw figure 1 of the paper, for print: a level's styles from B, all others from A."""
     from stylemed.data.store import window_of
     from stylemed.display.figures import mixing_figure
     from stylemed.latent.codes import Codes
     from stylemed.latent.generation import random_styles, some_codes
-    from stylemed.latent.mixing import LEVELS, mixing_grid, synthesize
+    from stylemed.latent.mixing import LEVELS, layers_of, mixing_grid, synthesize
 
     network, metadata = _generator(generator)
-    if codes is None:
-        styles = random_styles(network, rows + columns, psi, seed)
-    else:
+    for name in level or ():
+        layers_of(name, network.num_layers)  # says what there is before anything is encoded
+    if (codes is not None and store is not None) or (store is None) != (encoder is None):
+        raise BadInput("Give --codes, or --store with --encoder, or none of them for random styles.")
+    if source and (store is None or len(source) != rows + columns):
+        raise BadInput(
+            f"--source names rows of a --store, first the {columns} sources A, then the {rows} sources B; "
+            f"{len(source)} were given."
+        )
+    if store is not None:
+        styles = _encoded(store, encoder, network, source, split, rows + columns, seed)
+    elif codes is not None:
         styles = some_codes(
             Codes.load(codes), rows + columns, network, split=split, seed=seed, names=(generator, str(codes))
         ).w_plus
-    a, b = styles[:rows], styles[rows:]
-    grids = {name: mixing_grid(network, a, b, name) for name in (level or LEVELS)}
-    _save(mixing_figure(synthesize(network, a), synthesize(network, b), grids, window=window_of(metadata)), out)
+    else:
+        styles = random_styles(network, rows + columns, psi, seed)
+    a, b = styles[:columns], styles[columns:]
+    grids = {name: mixing_grid(network, a, b, name, weight) for name in (level or LEVELS)}
+    images = synthesize(network, a), synthesize(network, b)
+    _save(mixing_figure(*images, grids, window=window_of(metadata), paper=True, weight=weight), out)
+
+
+def _encoded(store: Path, encoder: str, generator, rows, split: str | None, count: int, seed: int):
+    """Codes of these rows of a store, or of `count` rows of a split, each of a patient of its own while there are some."""
+    import numpy as np
+
+    from stylemed import pretrained
+    from stylemed.data.store import SliceStore
+    from stylemed.latent.codes import encode_store
+    from stylemed.latent.inversion import check_networks
+
+    opened, network = SliceStore.open(store), pretrained.encoder(encoder)[0]
+    check_networks(opened, generator, network)
+    if not rows:
+        mixed = np.random.default_rng(seed).permutation(opened.some_rows(split))
+        again = opened.slices["patient"].iloc[mixed].duplicated().to_numpy()
+        rows = np.concatenate([mixed[~again], mixed[again]])[:count]
+    outside = [row for row in rows if not 0 <= row < len(opened)]
+    if outside or len(rows) < count:
+        raise BadInput(f"{store} has rows 0 to {len(opened) - 1}, {count} are asked for; choose others, or fewer.")
+    return encode_store(opened, network, rows=rows, progress=False).w_plus
 
 
 def direction(
@@ -304,6 +355,7 @@ def _generator(name: str):
 
 
 def _save(figure, out: Path) -> None:
+    kind = "pdf" if out.suffix.lower() == ".pdf" else "png"
     with atomic(out) as draft:
-        figure.savefig(draft, format="png", dpi=figure.dpi, facecolor=figure.get_facecolor())
+        figure.savefig(draft, format=kind, dpi=figure.dpi, facecolor=figure.get_facecolor())
     print(f"written to {out}")

@@ -298,19 +298,44 @@ def _print_auc(name: str, numbers: dict) -> None:
 
 def generate(
     generator: Network,
-    direction: Annotated[Path, typer.Option(help="Direction, as `stylemed direction` writes it.")],
-    out: Annotated[Path, typer.Option(help="New folder for the PNG files and table.csv.")],
+    out: Annotated[Path, typer.Option(help="New folder for the images and their table.")],
+    direction: Annotated[
+        Path | None, typer.Option(help="Direction, as `stylemed direction` writes it.", show_default=False)
+    ] = None,
+    labeller: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Makes a data set of a class in the LiTS layout, outlined by this labeller. Default: PNG files of a walk.",
+            show_default=False,
+        ),
+    ] = None,
+    label: Annotated[
+        str,
+        typer.Option("--class", help="With a labeller: tumor, modality_mr, kernel_sharp, or the direction's class."),
+    ] = "tumor",
+    by: Annotated[
+        str, typer.Option(help="With a labeller: coarse (styles of a latent of the class) or direction (the walk).")
+    ] = "coarse",
+    ratio: Annotated[float, typer.Option(help="With a labeller: share of images with the class.", min=0, max=1)] = 0.5,
+    margin: Annotated[
+        float, typer.Option(help="By direction: where a walk ends, in steps beyond the classifier's boundary.", min=0)
+    ] = 1.0,
     codes: Annotated[
-        Path | None, typer.Option(help="Codes of slices to start from. Default: random styles.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Codes of slices to start from; by coarse, of the class. Default: random styles.", show_default=False
+        ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="With codes: slices of this split. Default: all.", show_default=False)
+        str | None,
+        typer.Option(help="With codes: slices of this split. Default: all; with a labeller train.", show_default=False),
     ] = None,
-    count: Annotated[int, typer.Option(help="Starting points.", min=1)] = 16,
+    count: Annotated[int, typer.Option("--n", "--count", help="Images; starting points of walks.", min=1)] = 16,
     step: Annotated[
         list[float] | None,
         typer.Option(
-            help="Length of the walk in standard deviations of the training codes; repeat for several. "
+            help="Without a labeller: length of the walk in standard deviations of the training codes; repeat for several. "
             "Default: -2, 0 and 2.",
             show_default=False,
         ),
@@ -318,33 +343,48 @@ def generate(
     psi: Psi = 0.7,
     seed: Seed = 0,
 ) -> None:
-    """Make images of a class: walk from each starting point and write every stop as an 8-bit grey PNG."""
-    from stylemed.data.store import window_of
+    """Make images of a class: with a labeller a data set that `prepare` reads, else every stop of a walk as 8-bit grey PNG."""
+    from stylemed.data.store import windows_of
+    from stylemed.latent import generation
     from stylemed.latent.codes import Codes
     from stylemed.latent.direction import Direction
-    from stylemed.latent.generation import images_of_class
+    from stylemed.training.reader import Labeller
     from stylemed.training.run import grid_png
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} is there already; name a new folder.")
+    if labeller is None and direction is None:
+        raise BadInput("Give --direction for a walk, or --labeller for a data set of a class.")
+    if labeller is not None and (step or split not in (None, "train")):
+        raise BadInput("With a labeller, leave out --step (see --margin), and --split: its codes are those of train.")
     network, metadata = _generator(generator)
-    images, table = images_of_class(
-        network,
-        Direction.load(direction),
-        step or [-2.0, 0.0, 2.0],
-        count,
+    windows = windows_of(metadata)
+    shared = dict(
         codes=None if codes is None else Codes.load(codes),
-        split=split,
         psi=psi,
         seed=seed,
         names=(generator, str(direction), str(codes)),
     )
+    found = None if direction is None else Direction.load(direction)
+    if labeller is not None:
+        shared |= dict(by=by, ratio=ratio, direction=found, margin=margin)
+        made = generation.class_images(network, Labeller.load(labeller), count, label, **shared)
+        table = made.table
+        generation.write_class_images(out, made, windows, network)
+        doubtful = int((table["tumor_labels"] == "unknown").sum())
+        print(
+            f"{int(table['class'].sum())} images with {label} and {int((table['class'] == 0).sum())} without in {out}"
+        )
+        if doubtful:
+            print(f"of {doubtful} the labeller's outline says otherwise: their tumors count as unknown")
+        return
+    images, table = generation.images_of_class(network, found, step or [-2.0, 0.0, 2.0], count, split=split, **shared)
     with atomic(out) as draft:
         draft.mkdir()
         for name, image in zip(table["file"], images.flatten(0, 1), strict=True):
             (draft / name).write_bytes(grid_png(image[None], 1))
         table.to_csv(draft / "table.csv", index=False)
-    window = window_of(metadata)
+    window = next(iter(windows.values()), None)
     print(f"{len(table)} images in {out}" + (f"; black {window.lo:g} HU, white {window.hi:g} HU" if window else ""))
 
 

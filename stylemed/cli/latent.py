@@ -315,8 +315,13 @@ def generate(
         typer.Option("--class", help="With a labeller: tumor, modality_mr, kernel_sharp, or the direction's class."),
     ] = "tumor",
     by: Annotated[
-        str, typer.Option(help="With a labeller: coarse (styles of a latent of the class) or direction (the walk).")
-    ] = "coarse",
+        str | None,
+        typer.Option(
+            help="With a labeller: coarse (styles of a latent of the class) or direction (the walk). "
+            "Default: direction where one is given.",
+            show_default=False,
+        ),
+    ] = None,
     ratio: Annotated[float, typer.Option(help="With a labeller: share of images with the class.", min=0, max=1)] = 0.5,
     margin: Annotated[
         float, typer.Option(help="By direction: where a walk ends, in steps beyond the classifier's boundary.", min=0)
@@ -367,6 +372,7 @@ def generate(
     )
     found = None if direction is None else Direction.load(direction)
     if labeller is not None:
+        by = by or ("coarse" if direction is None else "direction")
         shared |= dict(by=by, ratio=ratio, direction=found, margin=margin)
         made = generation.class_images(network, Labeller.load(labeller), count, label, **shared)
         table = made.table

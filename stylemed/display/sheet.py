@@ -179,7 +179,7 @@ def foot_lines(window, labels) -> float:
 def draw(ax, image, colors, limit: float) -> None:
     """An image [R, R] between -limit and limit, in whole pixels where there is room for them."""
     image = np.asarray(image, dtype=float)
-    shown_px = ax.get_position().width * ax.figure.get_figwidth() * ax.figure.dpi
+    shown_px = round(ax.get_position().width * ax.figure.get_figwidth() * ax.figure.dpi)
     how = "nearest" if shown_px >= image.shape[-1] else "antialiased"
     ax.imshow(image, cmap=colors, vmin=-limit, vmax=limit, interpolation=how)
 

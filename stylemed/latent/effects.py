@@ -79,10 +79,11 @@ def follows(a, b, mixed, seed: int = 0, draws: int = 1000) -> dict[str, float]:
     if apart.sum() > 0:
         drawn = draw_patients(len(apart), draws, seed)
         below = drawn @ apart
-        found["low"], found["high"] = np.quantile((drawn @ moved)[below > 0] / below[below > 0], (0.025, 0.975))
+        low, high = np.quantile((drawn @ moved)[below > 0] / below[below > 0], (0.025, 0.975))
+        found |= {"low": float(low), "high": float(high)}
         mean = np.concatenate([a, b]).mean(axis=0)
         sources = np.stack([(a - mean).ravel(), (b - mean).ravel()], axis=1)
-        found["neither"] = 1 - np.linalg.lstsq(sources, (mixed - mean).ravel(), rcond=None)[0].sum()
+        found["neither"] = 1 - float(np.linalg.lstsq(sources, (mixed - mean).ravel(), rcond=None)[0].sum())
     return found | {"pairs": int((apart > 0).sum())}
 
 

@@ -106,9 +106,9 @@ class ClassImages:
     """N images that were accepted, N = all that were asked for, those with the class first.
 
     images [N, C, R, R] about [-1, 1]; w_plus [N, L, latent]; labels uint8 [N, R, R] (1 liver, 2 tumor): the labeller's outlines;
-    table: a row each: class (1 with, 0 without), label, by, seed and draw (`random_styles` of that seed, which of them), source and
-    class_source (slices or draws that gave all styles, and the coarse ones), step and score of a walk, tumor_labels (unknown where
-    the outlines contradict a class of tumors), modality_mr, phase and tumor_score as the labeller reads them.
+    table: a row each: class (1 with, 0 without), label, by, seed and draw (which of BATCH `random_styles` of it), source (the slice
+    in their place), class_source (what gave the coarse styles), step and score of a walk, tumor_labels (unknown where the
+    outlines contradict a class of tumors), modality_mr, phase and tumor_score as the labeller reads them.
     """
 
     images: torch.Tensor

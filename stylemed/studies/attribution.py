@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pandas as pd
 
-from stylemed.evaluation.reconstruction import body_masks
+from stylemed.data.body import body_piece
 from stylemed.files import digest_of_weights
 from stylemed.latent.effects import follows
 from stylemed.latent.generation import random_styles
@@ -60,10 +60,12 @@ def run(generator, judge, *, pairs: int = 500, seed: int = 0) -> Result:
 def factors(judge, images) -> dict[str, np.ndarray]:
     """What a judge reads in images [N, 1, R, R], as `follows` takes it: [N] or [N, d], NaN where there is no such thing.
 
-    A tumor's place only where there is one; phase (one column each: a third phase counts half), kernel and noise only in CT.
+    The body is what the judge outlines: a grey level alone loses it where fat is below the window or air is not black. A tumor's
+    place only where there is one; phase (one column each: a third phase counts half), kernel and noise only in CT.
     """
     found = judge.findings(images)
-    table, liver, body = found.table, found.masks >= 2, body_masks(images.clamp(-1, 1))
+    table, liver = found.table, found.masks >= 2
+    body = np.stack([body_piece(mask > 0, thin=0) for mask in found.masks])
     mr = table["modality_mr"].to_numpy() > 0.5
     ct_only = np.where(mr, np.nan, 1.0)
     phase = np.stack([table["phase"] == name for name in PHASES], axis=1).astype(float)

@@ -6,6 +6,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from stylemed.cli import app, main
@@ -35,6 +36,8 @@ COMMANDS = [
     ["study", "reconstruction"],
     ["study", "factors"],
     ["study", "losses"],
+    ["study", "attribution"],
+    ["study", "translation"],
     ["book", "run"],
     ["book", "html"],
     ["book", "check"],
@@ -137,7 +140,6 @@ def test_unknown_profile_is_named(cli, root):
 def test_the_whole_way(cli, tmp_path):
     """phantom -> prepare -> train -> encode -> mix, direction, generate: every file appears and is what it says."""
     import pandas as pd
-    from PIL import Image
 
     cli("phantom", "--out", "p", "--patients", 6, "--test-patients", 4, "--size", 64, "--slices", 12)
     cli("prepare", "p", "--out", "store", "--resolution", 32, "--workers", 1)
@@ -228,6 +230,73 @@ def test_the_whole_way(cli, tmp_path):
     with Image.open(tmp_path / "images" / table["file"][0]) as image:
         assert image.size == (32, 32) and image.mode == "L"
     assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.slow
+def test_styles_from_the_command_line(cli, tmp_path):
+    """Figure 1, a data set of a class and the studies of styles, with networks that were never trained."""
+    import numpy as np
+    import torch
+
+    from stylemed.data import SliceStore
+    from stylemed.latent import Direction
+    from stylemed.networks import Encoder, Generator
+    from stylemed.networks.reader import ReaderNetwork
+    from stylemed.phantom import make_phantom
+    from stylemed.training.reader import Judge, Labeller
+    from stylemed.training.run import export
+
+    torch.manual_seed(0)
+    windows = {"CT": {"lo": -100, "hi": 250}, "MR": {"lo": 0, "hi": 1000}}
+    generator = Generator(16, latent_size=16, mapping_layers=2, fmap_base=64, fmap_max=8)
+    export(tmp_path / "g.safetensors", generator, {"windows": windows, "provenance": {}})
+    encoder = Encoder(16, latent_size=16, num_layers=6, space="w", trunk="resnet18", shortcut=8)
+    export(tmp_path / "e.safetensors", encoder, {"provenance": {}})
+    network = ReaderNetwork(width=8)
+    with torch.no_grad():
+        network.unet.final_conv.bias[:] = torch.tensor([0.0, 0.0, 9.0, 0.0])  # liver everywhere, and no tumor
+    for reader, name in ((Judge(network, 99.0), "j"), (Labeller(network, 99.0), "l")):
+        reader.save(tmp_path / f"{name}.safetensors")
+    Direction(np.eye(16, dtype=np.float32)[0], 0.0, 1.0, "tumor").save(tmp_path / "d.safetensors")
+    make_phantom(tmp_path / "p", 2, test_patients=2, size=32, slices=8, mr=True, progress=False)
+    cli("prepare", "p", "--out", "store", "--resolution", 16, "--workers", 1)
+
+    g, e, j = "g.safetensors", ("--encoder", "e.safetensors"), ("--judge", "j.safetensors")
+    few = ("--rows", 1, "--columns", 2)
+    cli("mix", g, "--out", "one.png", "--store", "store", *e, *few, "--source", 3, "--source", 0, "--source", 7)
+    cli("mix", g, "--out", "two.pdf", "--store", "store", *e, *few, "--split", "test", "--level", 8, "--weight", 0.5)
+    with Image.open(tmp_path / "one.png") as image:
+        assert image.info["dpi"][0] >= 300 and image.width / image.info["dpi"][0] * 25.4 == pytest.approx(170, abs=0.1)
+    assert (tmp_path / "two.pdf").read_bytes()[:4] == b"%PDF"
+    for wrong, says in (
+        (("--source", 1), "--source names rows of a --store"),
+        (("--store", "store"), "--store with --encoder"),
+        (("--level", "64"), "unknown level"),
+        (("--store", "store", *e, *few, "--source", 3, "--source", 0, "--source", 999), "has rows 0 to"),
+    ):
+        assert says in sentence(cli("mix", g, "--out", "x.png", *wrong, code=2))
+
+    made = ("generate", g, "--labeller", "l.safetensors", "--class", "tumor")
+    assert "0 images with tumor and 3 without in none" in cli(*made, "--n", 3, "--ratio", 0, "--out", "none").stdout
+    said = cli(*made, "--n", 4, "--by", "direction", "--direction", "d.safetensors", "--out", "walked").stdout
+    assert (
+        "2 images with tumor and 2 without in walked" in said and "of 2 the labeller's outline says otherwise" in said
+    )
+    cli("prepare", "walked", "--out", "again", "--resolution", 16, "--workers", 1)
+    assert len(SliceStore.open(tmp_path / "again")) == 4
+    assert "Give --direction" in sentence(cli("generate", g, "--out", "x", code=2))
+    assert "leave out --step" in sentence(cli(*made, "--step", 1, "--out", "x", code=2))
+
+    cli("study", "attribution", "--generator", g, *j, "--pairs", 6, "--out", "attribution.json")
+    assert {"liver shape", "tumor place"} <= set(
+        Result.load(tmp_path / "attribution.json").tables["attribution"]["factor"]
+    )
+    study = ("study", "translation", "store", "--generator", g, *e, *j, "--out", "translation.json")
+    assert "The level fine has no layers at 16²" in sentence(cli(*study, code=2))
+    cli(*study, "--level", "middle", "--shown", 3)
+    result = Result.load(tmp_path / "translation.json")
+    assert set(result.tables["translation"]["way"]) >= {"middle, mean style", "histogram matching"}
+    assert set(result.made_from) == {"generator", "encoder", "judge"} and result.settings["shown"] == 3
 
 
 @pytest.fixture

@@ -297,7 +297,7 @@ def test_the_texts_hold_commands():
         ("stylemed prepare LITS --out", "requires an argument"),
         ("stylemed prepare LITS --out store --window 5", "2 arguments"),
         ("stylemed prepare LITS --out store --resolution large", "integer"),
-        ("stylemed generate runs/gan tumor.safetensors --codes codes --out images", "Missing option '--direction'"),
+        ("stylemed generate runs/gan tumor.safetensors --codes codes --out images", "unexpected extra argument"),
         ("stylemed inspect store sheet.png", "unexpected extra argument"),
         ("stylemed train", "a command is missing"),
         ("stylemed --verison", "--verison"),

@@ -10,7 +10,7 @@ import torch
 from stylemed.data import SliceStore
 from stylemed.errors import BadInput
 from stylemed.networks import Encoder, Generator
-from stylemed.studies import Result
+from stylemed.studies import Result, attribution, translation
 from stylemed.studies.factors import run, separability
 
 
@@ -85,3 +85,138 @@ def test_factors_are_told_of_generated_images_and_of_slices(tmp_path):
     with pytest.raises(BadInput, match=r"store.json.* is no truth.csv"):
         (tmp_path / "store.json").write_text("{}")
         run(store, generator, {"pairs": encoder}, Brightness(), truth=tmp_path / "store.json", **settings)
+
+
+class Painted(Generator):
+    """Draws what each level holds into a corner of its own; w is z."""
+
+    def __init__(self):
+        super().__init__(16, latent_size=4, mapping_layers=1, fmap_base=16, fmap_max=4)
+
+    def mapping(self, z):
+        return z
+
+    def synthesis(self, w_plus, noise=None, lod=None):
+        image = torch.zeros(len(w_plus), 1, 16, 16)
+        image[:, 0, :8, :8] = torch.tanh(w_plus[:, 0, 0])[:, None, None]
+        image[:, 0, :8, 8:] = 0.1 * (0.75 * w_plus[:, 2, 1] + 0.25 * w_plus[:, 4, 1])[:, None, None]
+        image[:, 0, 8:, :8] = 0.1 * self.noise_maps(noise)[5].mean(dim=(1, 2, 3))[:, None, None]
+        image[:, 0, 8:, 8:] = torch.tanh(w_plus[:, 5, 2])[:, None, None]
+        return image
+
+
+class Corners:
+    """Stands in for a judge that reads what `Painted` draws, exactly."""
+
+    network = torch.nn.Linear(1, 1)
+
+    def findings(self, images):
+        a, b, c, d = (images[:, 0, y, x].numpy() for y, x in ((0, 0), (0, 8), (8, 0), (8, 8)))
+        table = pd.DataFrame({"tumor": (a > 0).astype(int), "tumor_x": np.nan, "tumor_y": np.nan, "height": b})
+        table = table.assign(modality_mr=d > 0, phase="portal", kernel_sharp=0.0, noise_hu=c)
+        masks = np.zeros((len(images), 16, 16), np.uint8)
+        masks[a > 0, 2:6, :4] = 2  # half of the liver moves with the tumor, half with the modality
+        masks[a <= 0, 2:6, 4:8] = 2
+        masks[d > 0, 10:14, :4] = 3
+        masks[d <= 0, 10:14, 4:8] = 3
+        return SimpleNamespace(masks=masks, table=table.assign(liver_px=16))
+
+
+def test_a_factor_is_attributed_to_the_level_that_holds_it():
+    result = attribution.run(Painted(), Corners(), pairs=120, seed=1)
+    table = result.tables["attribution"].set_index(["factor", "level"])
+    levels = ["coarse", "middle", "4²", "8²", "16²", "all styles", "noise"]  # a model of 16² has no fine ones
+    assert list(table.loc["height"].index) == levels
+    follow = table["value"].unstack()[levels]
+    np.testing.assert_allclose(follow.loc["tumor present"], [1, 0, 1, 0, 0, 1, 0], atol=1e-9)
+    np.testing.assert_allclose(follow.loc["modality"], [0, 1, 0, 0, 1, 1, 0], atol=1e-9)
+    np.testing.assert_allclose(follow.loc["height"], [0.75, 0.25, 0, 0.75, 0.25, 1, 0], atol=0.06)
+    np.testing.assert_allclose(follow.loc["noise"], [0, 0, 0, 0, 0, 0, 1], atol=1e-6)
+    np.testing.assert_allclose(follow.loc["liver shape"], [0.5, 0.5, 0.5, 0, 0.5, 1, 0], atol=0.08)
+    assert follow.loc[["phase", "kernel", "tumor place", "liver area"]].isna().all(axis=None)
+    height = table.loc["height", "coarse"]
+    assert height["low"] < 0.75 < height["high"] and abs(height["neither"]) < 0.02 and height["pairs"] == 120
+    assert 40 < table.loc[("tumor present", "8²"), "pairs"] < 80  # those that differ
+    again = attribution.run(Painted(), Corners(), pairs=120, seed=1)
+    pd.testing.assert_frame_equal(again.tables["attribution"], result.tables["attribution"])
+
+
+class OfTwoParts(torch.nn.Module):
+    """A generator and an encoder of 64²: coarse and middle styles are the anatomy (4 x 4), the fine one its sign."""
+
+    resolution, num_layers, latent_size, channels = 64, 10, 16, 1
+
+    def __init__(self):
+        super().__init__()
+        self.sign = torch.nn.Parameter(torch.ones(1))
+        self.register_buffer("w_avg", torch.zeros(16))
+
+    def forward(self, images):
+        sign = images[:, 0, 0, 0].sign()  # the corner is bright in CT
+        anatomy = images[:, 0, 8::16, 8::16].flatten(1) * sign[:, None]
+        codes = anatomy[:, None].repeat(1, 10, 1)
+        codes[:, 8:] = sign[:, None, None]
+        return codes
+
+    def synthesis(self, w_plus, noise=None):
+        return (w_plus[:, 0] * w_plus[:, 8, :1]).reshape(-1, 1, 4, 4).repeat_interleave(16, 2).repeat_interleave(16, 3)
+
+
+class Dark:
+    """Stands in for a judge: liver is what is far from grey, MR what has a dark corner."""
+
+    network = torch.nn.Linear(1, 1)
+
+    def findings(self, images):
+        images = np.asarray(images)[:, 0]
+        table = pd.DataFrame({"modality_mr": (images[:, 0, 0] < 0).astype(float)})
+        return SimpleNamespace(masks=np.where(np.abs(images) > 0.5, 2, 0), table=table)
+
+
+@pytest.mark.slow
+def test_translation_is_measured_against_the_other_look_of_the_same_patient():
+    rng, rows, images = np.random.default_rng(0), [], []
+    for p in range(8):
+        for z in range(3):
+            anatomy = rng.uniform(-0.9, 0.9, (4, 4))
+            anatomy[0, 0] = 0.9
+            whole = np.kron(anatomy, np.ones((16, 16)))
+            for modality, sign in (("CT", 1), ("MR", -1)):
+                case = f"volume-{p}{'mr' * (modality == 'MR')}"
+                rows.append(
+                    {"case": case, "patient": f"p{p}", "z": z, "modality": modality, "phase": "", "twin_of": ""}
+                )
+                images.append((sign * whole, np.abs(whole) > 0.5))
+    slices = pd.DataFrame(rows).assign(z_mm=0.0, liver_px=9, tumor_px=0, tumor_known=1)
+    slices["split"] = np.where(slices["patient"] < "p5", "train", "test")
+    windows = {"CT": [-1000, 1000], "MR": [0, 2000]}
+    hu = np.stack([1000 * image + (slices["modality"][i] == "MR") * 1000 for i, (image, _) in enumerate(images)])
+    labels = np.stack([mask for _, mask in images]).astype(np.uint8)
+    info = {"resolution": 64, "windows": windows, "digest": "d", "version": 1}
+    store = SliceStore("store", info, np.rint(hu).astype(np.int16), labels, slices)
+    assert translation.counterparts(store, [0, 1, 5]).tolist() == [1, 0, 4]
+
+    net = OfTwoParts()
+    result = translation.run(store, net, net, Dark(), shown=9, progress=False)
+    table = result.tables["translation"].set_index(["source", "target", "way", "what"])
+    for source, target in (("CT", "MR"), ("MR", "CT")):
+        found = table.loc[(source, target)]
+        for way in ("fine, mean style", "fine, style of a slice", "reconstruction of the truth"):
+            assert found.loc[(way, "psnr"), "value"] > 55 and found.loc[(way, "liver, Dice"), "value"] > 0.98
+            assert found.loc[(way, "judged as target"), "value"] == 1
+        for way in ("histogram matching", "nearest training slice", "slice as it is", "reconstruction"):
+            assert found.loc[(way, "psnr"), "value"] < 20, way
+        assert found.loc[("slice as it is", "judged as target"), "value"] == 0
+        assert (found["patients"] == 3).all() and (found.loc["fine, mean style", "slices"] == 9).all()
+    only = SliceStore("ct", info, store.hu[::2], store.labels[::2], slices[::2].reset_index(drop=True))
+    with pytest.raises(BadInput, match=r"ct lacks slices to go from CT to MR; .*--mr"):
+        translation.run(only, net, net, Dark(), progress=False)
+
+
+def test_matched_histograms_are_those_of_the_reference():
+    rng = np.random.default_rng(0)
+    wanted = np.sort(rng.uniform(-1, 1, 64))
+    image = rng.permutation(64).astype(np.float32)
+    matched = translation.match_histogram(image.reshape(1, 1, 8, 8), wanted.reshape(1, 1, 8, 8))
+    assert np.corrcoef(matched.ravel(), wanted[image.astype(int)])[0, 1] > 0.999 and matched.dtype == np.float32
+    assert (matched.ravel().argsort() == image.argsort()).all()

@@ -155,35 +155,86 @@ def mix(
     codes: Annotated[
         Path | None, typer.Option(help="Codes to take the sources from. Default: random styles.", show_default=False)
     ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Instead: slice store whose slices are the sources.", show_default=False)
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(metavar="RUN", help="With a store: encoder of the generator.", show_default=False)
+    ] = None,
+    source: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="ROW",
+            help="With a store: row of a slice; repeat, first all sources A, then all B. Default: by chance.",
+            show_default=False,
+        ),
+    ] = None,
     level: Annotated[
         list[str] | None,
-        typer.Option(help="coarse, middle or fine; repeat for several. Default: all three.", show_default=False),
+        typer.Option(
+            help="coarse, middle, fine, or one resolution such as 8; repeat for several. Default: the three.",
+            show_default=False,
+        ),
     ] = None,
-    rows: Annotated[int, typer.Option(help="Sources A.", min=1)] = 3,
-    columns: Annotated[int, typer.Option(help="Sources B.", min=1)] = 4,
+    weight: Annotated[float, typer.Option(help="How far styles go from A (0) to B (1).", min=0.0, max=1.0)] = 1.0,
+    rows: Annotated[int, typer.Option(help="Sources B, down the side.", min=1)] = 2,
+    columns: Annotated[int, typer.Option(help="Sources A, along the top.", min=1)] = 5,
     split: Annotated[
-        str | None, typer.Option(help="With codes: slices of this split. Default: all.", show_default=False)
+        str | None, typer.Option(help="With codes or a store: of this split. Default: all.", show_default=False)
     ] = None,
     psi: Psi = 0.7,
     seed: Seed = 0,
 ) -> None:
-    """Draw a style-mixing grid (figure 1 of the paper): a level's styles from B, all others from A."""
+    """Draw figure 1 of the paper, for print: a level's styles from B, all others from A."""
     from stylemed.data.store import window_of
     from stylemed.display.figures import mixing_figure
     from stylemed.latent.codes import Codes
     from stylemed.latent.generation import random_styles, some_codes
-    from stylemed.latent.mixing import LEVELS, mixing_grid, synthesize
+    from stylemed.latent.mixing import LEVELS, layers_of, mixing_grid, synthesize
 
     network, metadata = _generator(generator)
-    if codes is None:
-        styles = random_styles(network, rows + columns, psi, seed)
-    else:
+    for name in level or ():
+        layers_of(name, network.num_layers)  # says what there is before anything is encoded
+    if (codes is not None and store is not None) or (store is None) != (encoder is None):
+        raise BadInput("Give --codes, or --store with --encoder, or none of them for random styles.")
+    if source and (store is None or len(source) != rows + columns):
+        raise BadInput(
+            f"--source names rows of a --store, first the {columns} sources A, then the {rows} sources B; "
+            f"{len(source)} were given."
+        )
+    if store is not None:
+        styles = _encoded(store, encoder, network, source, split, rows + columns, seed)
+    elif codes is not None:
         styles = some_codes(
             Codes.load(codes), rows + columns, network, split=split, seed=seed, names=(generator, str(codes))
         ).w_plus
-    a, b = styles[:rows], styles[rows:]
-    grids = {name: mixing_grid(network, a, b, name) for name in (level or LEVELS)}
-    _save(mixing_figure(synthesize(network, a), synthesize(network, b), grids, window=window_of(metadata)), out)
+    else:
+        styles = random_styles(network, rows + columns, psi, seed)
+    a, b = styles[:columns], styles[columns:]
+    grids = {name: mixing_grid(network, a, b, name, weight) for name in (level or LEVELS)}
+    images = synthesize(network, a), synthesize(network, b)
+    _save(mixing_figure(*images, grids, window=window_of(metadata), paper=True, weight=weight), out)
+
+
+def _encoded(store: Path, encoder: str, generator, rows, split: str | None, count: int, seed: int):
+    """Codes of these rows of a store, or of `count` rows of a split, each of a patient of its own while there are some."""
+    import numpy as np
+
+    from stylemed import pretrained
+    from stylemed.data.store import SliceStore
+    from stylemed.latent.codes import encode_store
+    from stylemed.latent.inversion import check_networks
+
+    opened, network = SliceStore.open(store), pretrained.encoder(encoder)[0]
+    check_networks(opened, generator, network)
+    if not rows:
+        mixed = np.random.default_rng(seed).permutation(opened.some_rows(split))
+        again = opened.slices["patient"].iloc[mixed].duplicated().to_numpy()
+        rows = np.concatenate([mixed[~again], mixed[again]])[:count]
+    outside = [row for row in rows if not 0 <= row < len(opened)]
+    if outside or len(rows) < count:
+        raise BadInput(f"{store} has rows 0 to {len(opened) - 1}, {count} are asked for; choose others, or fewer.")
+    return encode_store(opened, network, rows=rows, progress=False).w_plus
 
 
 def direction(
@@ -247,19 +298,49 @@ def _print_auc(name: str, numbers: dict) -> None:
 
 def generate(
     generator: Network,
-    direction: Annotated[Path, typer.Option(help="Direction, as `stylemed direction` writes it.")],
-    out: Annotated[Path, typer.Option(help="New folder for the PNG files and table.csv.")],
+    out: Annotated[Path, typer.Option(help="New folder for the images and their table.")],
+    direction: Annotated[
+        Path | None, typer.Option(help="Direction, as `stylemed direction` writes it.", show_default=False)
+    ] = None,
+    labeller: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Makes a data set of a class in the LiTS layout, outlined by this labeller. Default: PNG files of a walk.",
+            show_default=False,
+        ),
+    ] = None,
+    label: Annotated[
+        str,
+        typer.Option("--class", help="With a labeller: tumor, modality_mr, kernel_sharp, or the direction's class."),
+    ] = "tumor",
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="With a labeller: coarse (styles of a latent of the class) or direction (the walk). "
+            "Default: direction where one is given.",
+            show_default=False,
+        ),
+    ] = None,
+    ratio: Annotated[float, typer.Option(help="With a labeller: share of images with the class.", min=0, max=1)] = 0.5,
+    margin: Annotated[
+        float, typer.Option(help="By direction: where a walk ends, in steps beyond the classifier's boundary.", min=0)
+    ] = 1.0,
     codes: Annotated[
-        Path | None, typer.Option(help="Codes of slices to start from. Default: random styles.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Codes of slices to start from; by coarse, of the class. Default: random styles.", show_default=False
+        ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="With codes: slices of this split. Default: all.", show_default=False)
+        str | None,
+        typer.Option(help="With codes: slices of this split. Default: all; with a labeller train.", show_default=False),
     ] = None,
-    count: Annotated[int, typer.Option(help="Starting points.", min=1)] = 16,
+    count: Annotated[int, typer.Option("--n", "--count", help="Images; starting points of walks.", min=1)] = 16,
     step: Annotated[
         list[float] | None,
         typer.Option(
-            help="Length of the walk in standard deviations of the training codes; repeat for several. "
+            help="Without a labeller: length of the walk in standard deviations of the training codes; repeat for several. "
             "Default: -2, 0 and 2.",
             show_default=False,
         ),
@@ -267,33 +348,49 @@ def generate(
     psi: Psi = 0.7,
     seed: Seed = 0,
 ) -> None:
-    """Make images of a class: walk from each starting point and write every stop as an 8-bit grey PNG."""
-    from stylemed.data.store import window_of
+    """Make images of a class: with a labeller a data set that `prepare` reads, else every stop of a walk as 8-bit grey PNG."""
+    from stylemed.data.store import windows_of
+    from stylemed.latent import generation
     from stylemed.latent.codes import Codes
     from stylemed.latent.direction import Direction
-    from stylemed.latent.generation import images_of_class
+    from stylemed.training.reader import Labeller
     from stylemed.training.run import grid_png
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} is there already; name a new folder.")
+    if labeller is None and direction is None:
+        raise BadInput("Give --direction for a walk, or --labeller for a data set of a class.")
+    if labeller is not None and (step or split not in (None, "train")):
+        raise BadInput("With a labeller, leave out --step (see --margin), and --split: its codes are those of train.")
     network, metadata = _generator(generator)
-    images, table = images_of_class(
-        network,
-        Direction.load(direction),
-        step or [-2.0, 0.0, 2.0],
-        count,
+    windows = windows_of(metadata)
+    shared = dict(
         codes=None if codes is None else Codes.load(codes),
-        split=split,
         psi=psi,
         seed=seed,
         names=(generator, str(direction), str(codes)),
     )
+    found = None if direction is None else Direction.load(direction)
+    if labeller is not None:
+        by = by or ("coarse" if direction is None else "direction")
+        shared |= dict(by=by, ratio=ratio, direction=found, margin=margin)
+        made = generation.class_images(network, Labeller.load(labeller), count, label, **shared)
+        table = made.table
+        generation.write_class_images(out, made, windows, network)
+        doubtful = int((table["tumor_labels"] == "unknown").sum())
+        print(
+            f"{int(table['class'].sum())} images with {label} and {int((table['class'] == 0).sum())} without in {out}"
+        )
+        if doubtful:
+            print(f"of {doubtful} the labeller's outline says otherwise: their tumors count as unknown")
+        return
+    images, table = generation.images_of_class(network, found, step or [-2.0, 0.0, 2.0], count, split=split, **shared)
     with atomic(out) as draft:
         draft.mkdir()
         for name, image in zip(table["file"], images.flatten(0, 1), strict=True):
             (draft / name).write_bytes(grid_png(image[None], 1))
         table.to_csv(draft / "table.csv", index=False)
-    window = window_of(metadata)
+    window = next(iter(windows.values()), None)
     print(f"{len(table)} images in {out}" + (f"; black {window.lo:g} HU, white {window.hi:g} HU" if window else ""))
 
 
@@ -304,6 +401,7 @@ def _generator(name: str):
 
 
 def _save(figure, out: Path) -> None:
+    kind = "pdf" if out.suffix.lower() == ".pdf" else "png"
     with atomic(out) as draft:
-        figure.savefig(draft, format="png", dpi=figure.dpi, facecolor=figure.get_facecolor())
+        figure.savefig(draft, format=kind, dpi=figure.dpi, facecolor=figure.get_facecolor())
     print(f"written to {out}")

@@ -14,7 +14,7 @@ Device = Annotated[
     str | None, typer.Option(help="cpu, cuda or cuda:N. Default: a GPU if there is one.", show_default=False)
 ]
 Network = Annotated[str, typer.Argument(metavar="GENERATOR", help="Run folder or .safetensors of the generator.")]
-Picture = Annotated[Path, typer.Option("--out", help="PNG file to write.")]
+Picture = Annotated[Path, typer.Option("--out", help="PNG or PDF file to write.")]
 Psi = Annotated[
     float, typer.Option(help="Truncation of random styles: 1 none, 0 the mean image (no unit).", min=0.0, max=1.0)
 ]

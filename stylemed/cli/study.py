@@ -141,6 +141,64 @@ def losses_command(
     _write(found, out)
 
 
+@study.command("attribution")
+def attribution_command(
+    generator: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of the generator.")],
+    judge: Annotated[str, typer.Option(metavar="RUN", help="Judge that reads the factors of images.")],
+    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    pairs: Annotated[int, typer.Option(help="Pairs of random styles.", min=2)] = 500,
+    seed: Seed = 0,
+) -> None:
+    """Which level decides what: how far tumor, liver, body, modality and more follow the source of its styles."""
+    from stylemed import pretrained
+    from stylemed.studies.attribution import run
+    from stylemed.training.reader import Judge
+
+    _write(run(pretrained.generator(generator)[0], Judge.load(judge), pairs=pairs, seed=seed), out)
+
+
+@study.command("translation")
+def translation_command(
+    store: Annotated[Path, typer.Argument(help="Slice store of a phantom that was made with --mr.")],
+    generator: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of the generator.")],
+    encoder: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of its encoder.")],
+    judge: Annotated[str, typer.Option(metavar="RUN", help="Judge that outlines livers and tells the modality.")],
+    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    level: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Styles that come from the target: coarse, middle, fine, all or a resolution; repeat for several. "
+            "Default: fine.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the slices, or all.")] = "test",
+    count: Annotated[
+        int | None, typer.Option(help="Only so many slices, evenly spaced. Default: all.", min=1, show_default=False)
+    ] = None,
+    shown: Annotated[int, typer.Option(help="Slices of the target modality to learn its style from.", min=1)] = 1000,
+    seed: Seed = 0,
+) -> None:
+    """CT to MR and back by fine styles: errors against the true slice, beside histogram matching and the nearest slice."""
+    from stylemed import pretrained
+    from stylemed.data.store import SliceStore
+    from stylemed.studies.translation import run
+    from stylemed.training.reader import Judge
+
+    opened = SliceStore.open(store)
+    found = run(
+        opened,
+        pretrained.generator(generator)[0],
+        pretrained.encoder(encoder)[0],
+        Judge.load(judge),
+        levels=tuple(level or ["fine"]),
+        rows=opened.some_rows(None if split == "all" else split, count),
+        shown=shown,
+        seed=seed,
+    )
+    _write(found, out)
+
+
 def _write(found, out: Path) -> None:
     command = "stylemed " + shlex.join(Path(word).name if "/" in word else word for word in sys.argv[1:])
     path = replace(found, command=command).save(out)  # folders are the reader's own

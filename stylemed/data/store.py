@@ -64,8 +64,12 @@ class Window:
 
 def window_of(metadata: dict) -> Window | None:
     """The Window of a network's images, by the metadata of its weights: of several the first, None if unknown."""
-    windows = list((metadata.get("windows") or {}).values())
-    return Window(**windows[0]) if windows else None
+    return next(iter(windows_of(metadata).values()), None)
+
+
+def windows_of(metadata: dict) -> dict[str, Window]:
+    """{modality: Window} of a network's images, by the metadata of its weights."""
+    return {name: Window(**ends) for name, ends in (metadata.get("windows") or {}).items()}
 
 
 class SliceStore:

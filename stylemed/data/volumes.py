@@ -83,6 +83,25 @@ def read_case(case: Case, liver_only: bool = False) -> Volume:
     return volume
 
 
+def write_pair(folder: Path, number: str, hu, labels, spacing_mm=(1.0, 1.0, 1.0), origin_mm=(0.0, 0.0)) -> None:
+    """Write `hu` and `labels` [Z, Y, X] in canonical axes as volume-NUMBER.nii.gz and segmentation-NUMBER.nii.gz.
+
+    spacing_mm (z, y, x); origin_mm (x, y): of the first pixel in the world of NIfTI (RAS).
+    """
+    import nibabel as nib
+
+    z, y, x = spacing_mm
+    affine = np.diag([-x, -y, z, 1.0])  # LPS arrays in a RAS world
+    affine[:2, 3] = origin_mm
+    for kind, array in (("volume", hu), ("segmentation", labels)):
+        file = nib.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), affine)
+        file.set_qform(affine, 1)
+        file.set_sform(affine, 1)
+        file.header.set_xyzt_units("mm")
+        packed = gzip.compress(file.to_bytes(), compresslevel=4, mtime=0)  # no time stamp: equal pairs are equal files
+        (folder / f"{kind}-{number}.nii.gz").write_bytes(packed)
+
+
 class _Stored:
     """A NIfTI file: its header, and its slices along the last axis in the stored type."""
 

@@ -83,43 +83,46 @@ def show_rows(rows: dict, titles=None, labels=None, window=None, sides: bool = T
     return sheet.finish(window, labels is not None)
 
 
-def mixing_figure(a_images, b_images, grids: dict, window=None) -> Figure:
-    """Figure 1 of the paper: sources A down the left, sources B along the top, and one block of mixtures per level.
+def mixing_figure(a_images, b_images, grids: dict, window=None, paper: bool = False, weight: float = 1.0) -> Figure:
+    """Figure 1 of the paper: two sets of sources, and one block of mixtures per level.
 
     a_images [na, 1, R, R], b_images [nb, 1, R, R]: the unedited sources; grids: {level: [na, nb, 1, R, R]}, each image
-    with that level's styles from B and all others from A. A stands in blue frames, B in orange ones.
+    with that level's styles from B (weight: so far on the way there) and all others from A. A stands in blue frames, B in orange
+    ones. For the page sources A stand down the side; paper=True: along the top, as in the paper, on white, 170 mm wide at 300 dpi.
     """
     a, b = as_slices(a_images), as_slices(b_images)
     side = a.shape[-1]
     layers = 2 * int(np.log2(side)) - 2
-    heads = [1.5] + [1.6 if row == 0 else 0.0 for _ in grids for row in range(len(a))]
-    sheet = Sheet(side, len(b) + 1, heads, foot=foot_lines(window, None))
+    sources = {"A": (a, "#0072b2" if paper else COLOR_A), "B": (b, "#d55e00" if paper else COLOR_B)}
+    across, down = ("A", "B") if paper else ("B", "A")
+    (top, top_color), (beside, beside_color) = sources[across], sources[down]
+    between = 0.5 if paper else 1.6  # lines of text above a block
+    heads = [1.5] + [between if row == 0 else 0.0 for _ in grids for row in range(len(beside))]
+    sheet = Sheet(side, len(top) + 1, heads, 1.6 if paper else 0.0, foot_lines(window, None), paper)
     corner = sheet.cell(0, 0)
     size = sheet.points * min(1.0, sheet.cell_px / (5.6 * sheet.line))
-    corner.text(0.5, 0.66, "sources B →", color=COLOR_B, ha="center", va="center", fontsize=size, weight="bold")
-    corner.text(0.5, 0.34, "sources A ↓", color=COLOR_A, ha="center", va="center", fontsize=size, weight="bold")
+    style = {"ha": "center", "va": "center", "fontsize": size, "weight": "bold"}
+    corner.text(0.5, 0.66, f"sources {across} →", color=top_color, **style)
+    corner.text(0.5, 0.34, f"sources {down} ↓", color=beside_color, **style)
     corner.set_axis_off()
-    for k, image in enumerate(b):
-        sheet.slice(0, k + 1, image, sides=True, frame=COLOR_B)
-        sheet.title(0, k + 1, f"B{k + 1}", COLOR_B)
+    for k, image in enumerate(top):
+        sheet.slice(0, k + 1, image, sides=True, frame=top_color)
+        sheet.title(0, k + 1, f"{across}{k + 1}", top_color)
     row = 1
+    share = "" if weight == 1 else f", weight {weight:g}"
     for level, grid in grids.items():
         grid = as_slices(np.asarray(grid).reshape(-1, side, side)).reshape(len(a), len(b), side, side)
-        known = level in ("coarse", "middle", "fine")
-        sheet.heading(row, f"{describe_level(level, layers) if known else level} from B, all else from A")
-        for i in range(len(a)):
-            ax = sheet.slice(row, 0, a[i], frame=COLOR_A)
-            ax.text(
-                0.05,
-                0.95,
-                f"A{i + 1}",
-                transform=ax.transAxes,
-                color=COLOR_A,
-                va="top",
-                fontsize=size,
-                path_effects=EDGE,
-            )
-            for k in range(len(b)):
+        told = f"{describe_level(level, layers) if isinstance(level, str) else level} from B{share}"
+        if paper:
+            grid = grid.swapaxes(0, 1)
+            sheet.row_label(row, told, rows=len(beside))
+        else:
+            sheet.heading(row, f"{told}, all else from A")
+        for i in range(len(beside)):
+            ax = sheet.slice(row, 0, beside[i], frame=beside_color)
+            style = {"color": COLOR_B if paper else COLOR_A, "va": "top", "fontsize": size, "path_effects": EDGE}
+            ax.text(0.05, 0.95, f"{down}{i + 1}", transform=ax.transAxes, **style)
+            for k in range(len(top)):
                 sheet.slice(row, k + 1, grid[i, k])
             row += 1
     return sheet.finish(window, False)

@@ -23,6 +23,7 @@ LIVER, TUMOR = "#2fd6a3", "#f0e442"
 EDGE = [withStroke(linewidth=1.5, foreground="#000000")]  # keeps letters readable on bright pixels
 DPI = 200
 TARGET = 1150  # figure width in pixels, about
+PRINT_MM, PRINT_DPI = 170, 300  # width of a text on paper, and the fewest dots an inch there
 LARGEST_CELL = 448  # pixels; a lone slice does not fill the page
 # Blue below, black at zero, orange above: nothing where nothing changed, and safe for colour blindness.
 DIFFERENCE = LinearSegmentedColormap.from_list("change", ["#b5e0ff", "#2d8fd5", "#000000", "#d5701e", "#ffd9a3"])
@@ -43,15 +44,23 @@ class SlideFigure(Figure):
 
 
 class Sheet:
-    """Cells on a dark panel, laid out in whole pixels. heads: lines of text above each row; left: lines beside it."""
+    """Cells on a dark panel, laid out in whole pixels. heads: lines of text above each row; left: lines beside it.
 
-    def __init__(self, side: int, columns: int, heads: list[float], left: float = 0.0, foot: float = 0.0):
-        whole = round(min(TARGET / columns, LARGEST_CELL) / side)
-        self.cell_px = side * whole if whole else int(TARGET / columns)
+    paper: black on white, PRINT_MM wide, with PRINT_DPI or more.
+    """
+
+    def __init__(
+        self, side: int, columns: int, heads: list[float], left: float = 0.0, foot: float = 0.0, paper: bool = False
+    ):
+        if paper:
+            self.cell_px = side * int(np.ceil(PRINT_MM / 25.4 * PRINT_DPI / columns / side))
+        else:
+            whole = round(min(TARGET / columns, LARGEST_CELL) / side)
+            self.cell_px = side * whole if whole else int(TARGET / columns)
+        self.panel, self.ink, self.muted = ("white", "black", "#555555") if paper else (PANEL, TEXT, MUTED)
         self.gap = max(4, self.cell_px // 32)
         inner = columns * (self.cell_px + self.gap) - self.gap
         self.line = max(0.036 * inner, 17.0)  # height of a line of text, in pixels
-        self.points = self.line / 1.5 * 72 / DPI
         self.margin = round(0.5 * self.line)
         self.left = self.margin + round(left * self.line)
         self.width = self.left + inner + self.margin
@@ -62,8 +71,10 @@ class Sheet:
             y += self.cell_px + self.gap
         self.foot_top = y
         self.height = y + round(foot * self.line) + self.margin // 2
-        size = (self.width / DPI, self.height / DPI)
-        self.figure = SlideFigure(figsize=size, dpi=DPI, facecolor=PANEL)
+        self.dpi = self.width / PRINT_MM * 25.4 if paper else DPI
+        self.points = self.line / 1.5 * 72 / self.dpi
+        size = (self.width / self.dpi, self.height / self.dpi)
+        self.figure = SlideFigure(figsize=size, dpi=self.dpi, facecolor=self.panel)
         self.canvas = FigureCanvasAgg(self.figure)
 
     def axes(self, x: float, y: float, width: float, height: float):
@@ -76,7 +87,7 @@ class Sheet:
 
     def cell(self, row: int, column: int):
         ax = self.axes(self.x(column), self.tops[row], self.cell_px, self.cell_px)
-        ax.set_facecolor(PANEL)
+        ax.set_facecolor(self.panel)
         ax.set_xticks([])
         ax.set_yticks([])
         ax.spines[:].set_visible(False)
@@ -86,7 +97,7 @@ class Sheet:
         ax = self.cell(row, column)
         draw(ax, image, "gray", 1.0)
         if sides:
-            size = min(self.points, self.cell_px * 0.13 * 72 / DPI)
+            size = min(self.points, self.cell_px * 0.13 * 72 / self.dpi)
             for x, text, side in (
                 (0.03, "R", "left"),
                 (0.97, "L", "right"),
@@ -95,12 +106,13 @@ class Sheet:
                 ax.text(x, 0.03, text, transform=ax.transAxes, **style)
         if frame is not None:
             box = Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, edgecolor=frame, clip_on=False)
-            box.set_linewidth(self.gap * 0.8 * 72 / DPI)
+            box.set_linewidth(self.gap * 0.8 * 72 / self.dpi)
             ax.add_patch(box)
         return ax
 
-    def text(self, x: float, y: float, text: str, room: float, color: str = TEXT, **style):
+    def text(self, x: float, y: float, text: str, room: float, color: str | None = None, **style):
         """Text at pixels from the top left, made smaller where it would not fit into `room` pixels."""
+        color = color or self.ink
         style = {"fontsize": self.points, "va": "center", "ha": "center"} | style
         artist = self.figure.text(x / self.width, 1 - y / self.height, text, color=color, **style)
         box = artist.get_window_extent(self.canvas.get_renderer())
@@ -109,7 +121,7 @@ class Sheet:
             artist.set_fontsize(style["fontsize"] * room / length)
         return artist
 
-    def title(self, row: int, column: int, text: str, color: str = TEXT) -> None:
+    def title(self, row: int, column: int, text: str, color: str | None = None) -> None:
         y = self.tops[row] - 0.75 * self.line
         self.text(self.x(column) + self.cell_px / 2, y, text, self.cell_px + self.gap / 2, color)
 
@@ -119,11 +131,12 @@ class Sheet:
 
     def span_title(self, first: int, end: int, text: str) -> None:
         middle, room = (self.x(first) + self.x(end)) / 2, self.x(end) - self.x(first)
-        self.text(middle, self.tops[0] - 2.1 * self.line, text, room, MUTED)
+        self.text(middle, self.tops[0] - 2.1 * self.line, text, room, self.muted)
 
-    def row_label(self, row: int, text: str, color: str = TEXT) -> None:
-        y = self.tops[row] + self.cell_px / 2
-        self.text(self.left - 0.85 * self.line, y, text, self.cell_px, color, rotation=90)
+    def row_label(self, row: int, text: str, color: str | None = None, rows: int = 1) -> None:
+        """Upright text to the left of a row, or of so many rows that follow each other without heads."""
+        height = self.tops[row + rows - 1] + self.cell_px - self.tops[row]
+        self.text(self.left - 0.85 * self.line, self.tops[row] + height / 2, text, height, color, rotation=90)
 
     def bar(self, colors, low: float, high: float, name: str, lines_down: float = 0.0) -> None:
         """A colour bar of fixed ends in the foot, its name to the right."""
@@ -136,8 +149,8 @@ class Sheet:
         ax.set_yticks([])
         ax.set_xticks([low, (low + high) / 2, high])
         ax.set_xticklabels([f"{tick:g}".replace("-", "−") for tick in (low, (low + high) / 2, high)])
-        ax.tick_params(colors=TEXT, labelsize=0.9 * self.points, length=2, width=0.6, pad=2)
-        ax.spines[:].set_color(MUTED)
+        ax.tick_params(colors=self.ink, labelsize=0.9 * self.points, length=2, width=0.6, pad=2)
+        ax.spines[:].set_color(self.muted)
         ax.spines[:].set_linewidth(0.5)
         x = self.left + 1.8 * self.line + width
         self.text(x, y + 0.25 * self.line, name, self.width - x - self.margin, ha="left")
@@ -154,7 +167,7 @@ class Sheet:
         if note:
             room = self.width / 2 if outlines else self.width - self.left - self.margin
             x = self.width - self.margin if outlines else self.left + self.line
-            self.text(x, self.height - 0.9 * self.line, note, room, MUTED, ha="right" if outlines else "left")
+            self.text(x, self.height - 0.9 * self.line, note, room, self.muted, ha="right" if outlines else "left")
         return self.figure
 
 
@@ -166,7 +179,7 @@ def foot_lines(window, labels) -> float:
 def draw(ax, image, colors, limit: float) -> None:
     """An image [R, R] between -limit and limit, in whole pixels where there is room for them."""
     image = np.asarray(image, dtype=float)
-    shown_px = ax.get_position().width * ax.figure.get_figwidth() * DPI
+    shown_px = round(ax.get_position().width * ax.figure.get_figwidth() * ax.figure.dpi)
     how = "nearest" if shown_px >= image.shape[-1] else "antialiased"
     ax.imshow(image, cmap=colors, vmin=-limit, vmax=limit, interpolation=how)
 

@@ -54,10 +54,10 @@ def reconstruction_errors(store, rows, again) -> pd.DataFrame:
     return table
 
 
-def by_patient(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def by_patient(table: pd.DataFrame, seed: int = 0, metrics=METRICS) -> pd.DataFrame:
     """Means of `reconstruction_errors` with 95 % intervals over patients: a row per metric, with slices and patients."""
     out = []
-    for name in METRICS:
+    for name in metrics:
         known = table[name].notna()
         if known.any():
             low, high, value = mean_interval(table[name][known].to_numpy(), table["patient"][known].to_numpy(), seed)

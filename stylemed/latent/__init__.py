@@ -2,7 +2,14 @@
 
 from stylemed.latent.codes import Codes, encode_store
 from stylemed.latent.direction import Direction, find_direction, random_direction, traverse, walk
-from stylemed.latent.effects import change_of_level, footprint_width, mixing_effect, noise_footprints, region_change
+from stylemed.latent.effects import (
+    change_of_level,
+    follows,
+    footprint_width,
+    mixing_effect,
+    noise_footprints,
+    region_change,
+)
 from stylemed.latent.geometry import components_for
 from stylemed.latent.mixing import blend, mix, mixing_grid
 
@@ -14,6 +21,7 @@ __all__ = [
     "components_for",
     "encode_store",
     "find_direction",
+    "follows",
     "footprint_width",
     "mix",
     "mixing_effect",

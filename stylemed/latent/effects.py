@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 
 from stylemed.latent.mixing import mix
+from stylemed.statistics import draw_patients
 
 # Cycles per image: the finest detail that an 8² grid (end of coarse) and a 32² grid (end of middle) can hold.
 BANDS = {"up to 4": (0.0, 4.0), "4 to 16": (4.0, 16.0), "above 16": (16.0, np.inf)}
@@ -53,11 +54,37 @@ def mixing_effect(a_images, b_images, grids: dict, inside, window) -> pd.DataFra
         energy = {name: (part**2).sum() for name, part in parts.items()}
         total = sum(energy.values())
         row |= {f"share {name}": value / total if total > 0 else 0.0 for name, value in energy.items()}
-        for name, part in parts.items():
-            distance = (whole[name] ** 2).sum()
-            row[f"to B {name}"] = (part * whole[name]).sum() / distance if distance > 0 else np.nan
+        row |= {
+            f"to B {name}": _share((part * whole[name]).sum(), (whole[name] ** 2).sum()) for name, part in parts.items()
+        }
         rows[level] = row
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("level")
+
+
+def follows(a, b, mixed, seed: int = 0, draws: int = 1000) -> dict[str, float]:
+    """How much of a factor's way from source A to source B a mixture goes, over n pairs.
+
+    a, b, mixed: values [n] (a yes is 1, a no is 0) or [n, d] (a place, or the pixels of an outline); pairs with a NaN are left out.
+    value: sum of (mixed - a)·(b - a) over sum of (b - a)², which is the slope of the regression through the origin: 0 stays A's,
+    1 becomes B's. Of a yes or no, and of outlines, it is the share of pairs (pixels) with B's answer among those where A and B
+    differ. low, high: 95 % interval by a bootstrap over pairs. neither: 1 less the weights of a and b in a regression of mixed on
+    both; a factor that the mixture draws anew, whatever A and B have, has a value of 0.5 and a `neither` of 1. pairs: those that
+    can be used and differ. NaN where there are none.
+    """
+    a, b, mixed = (np.asarray(x, dtype=np.float64).reshape(len(x), -1) for x in (a, b, mixed))
+    known = np.isfinite(a + b + mixed).all(axis=1)
+    a, b, mixed = a[known], b[known], mixed[known]
+    moved, apart = ((mixed - a) * (b - a)).sum(axis=1), ((b - a) ** 2).sum(axis=1)
+    found = {"value": _share(moved.sum(), apart.sum()), "low": np.nan, "high": np.nan, "neither": np.nan}
+    if apart.sum() > 0:
+        drawn = draw_patients(len(apart), draws, seed)
+        below = drawn @ apart
+        low, high = np.quantile((drawn @ moved)[below > 0] / below[below > 0], (0.025, 0.975))
+        found |= {"low": float(low), "high": float(high)}
+        mean = np.concatenate([a, b]).mean(axis=0)
+        sources = np.stack([(a - mean).ravel(), (b - mean).ravel()], axis=1)
+        found["neither"] = 1 - float(np.linalg.lstsq(sources, (mixed - mean).ravel(), rcond=None)[0].sum())
+    return found | {"pairs": int((apart > 0).sum())}
 
 
 def region_change(images, steps, labels, window) -> pd.DataFrame:
@@ -124,6 +151,10 @@ def change_of_level(generator, a, b, level) -> tuple[np.ndarray, float]:
 def _seen(images) -> np.ndarray:
     """Clipped to the window, as slices are: what a generator puts outside [-1, 1] can neither be seen nor compared."""
     return np.asarray(images, dtype=np.float64).clip(-1, 1)
+
+
+def _share(part: float, whole: float) -> float:
+    return float(part / whole) if whole > 0 else float("nan")
 
 
 def _mean(values: np.ndarray) -> float:

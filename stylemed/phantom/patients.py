@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stylemed.data.volumes import write_pair
 from stylemed.errors import BadInput
 from stylemed.files import atomic
 from stylemed.phantom import anatomy as an
@@ -267,7 +268,9 @@ def _write_patient(folder, seed, patient, split, size, slices, phase, mr, twins,
         if twins and len(free.lesions) < len(one.lesions):
             written.append((f"{volume}free", volume, free, *twin))
         for number, twin_of, body, image, labels in written:
-            _save(folder, number, image, labels, pixel, look)
+            # The origin of the world is the middle of the body, wherever it lies in the image.
+            origin = pixel * (image.shape[-1] - 1) / 2 + np.array(look.shift_mm)
+            write_pair(folder, number, image, labels, (look.slice_mm, pixel, pixel), origin)
             volumes.append(dict(volume=number, **common, **seen, twin_of=twin_of))
             truth += _truth(body, look, number, seen["modality"], name, split, labels, pixel)
     lesions = []
@@ -277,27 +280,6 @@ def _write_patient(folder, seed, patient, split, size, slices, phase, mr, twins,
         row = (patient, name, le.kind, int(le.tumor), *place, diameter, one.lesion_hu(le), le.irregular)
         lesions.append(dict(zip(LESION_COLUMNS, row, strict=True)))
     return volumes, truth, lesions
-
-
-def _save(folder, number: str, image, labels, pixel: float, look: Look) -> None:
-    """One pair: arrays [Z, Y, X] as NIfTI with LPS axes."""
-    import nibabel as nib
-
-    affine = np.diag([-pixel, -pixel, look.slice_mm, 1.0])  # LPS arrays in the RAS world of NIfTI
-    # The origin of the world is the middle of the body, wherever it lies in the image.
-    affine[:2, 3] = pixel * (image.shape[-1] - 1) / 2 + np.array(look.shift_mm)
-    for kind, array in (("volume", image), ("segmentation", labels)):
-        file = nib.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), affine)
-        file.set_qform(affine, 1)
-        file.set_sform(affine, 1)
-        file.header.set_xyzt_units("mm")
-        (folder / f"{kind}-{number}.nii.gz").write_bytes(_gzip(file.to_bytes()))
-
-
-def _gzip(data: bytes) -> bytes:
-    import gzip
-
-    return gzip.compress(data, compresslevel=4, mtime=0)  # no time stamp: equal patients are equal files
 
 
 def _truth(one, look, volume, modality, name, split, labels, pixel):

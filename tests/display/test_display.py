@@ -106,6 +106,23 @@ def test_rows_mixing_and_traversal_are_labelled():
     no_text_overlaps(figures.traversal_figure(images, steps))
 
 
+@pytest.mark.parametrize("side", [16, 512])
+def test_figure_1_on_paper_is_as_wide_as_a_text_and_has_a_along_the_top(side):
+    a, b, grid = slices(3, side=side), slices(2, side=side), slices(3, 2, side=side)
+    figure = figures.mixing_figure(a, b, {"coarse": grid, "8": grid}, WINDOW, paper=True, weight=0.5)
+    check_slices(figure, 3 + 2 * (2 + 6))
+    width, dpi = figure.get_size_inches()[0], figure.dpi
+    assert width * 25.4 == pytest.approx(170) and 300 <= dpi
+    words = {t.get_text(): t for t in texts(figure)}
+    assert {"sources A →", "A3", "B2", "coarse 4²–8² from B, weight 0.5", "8² from B, weight 0.5"} <= set(words)
+    assert min(t.get_fontsize() for t in words.values()) / 2 > 4  # points, where the figure is one of two columns
+    shown = grey_images(figure)
+    drawn = [image.get_array() for image in shown if np.array_equal(image.get_array(), grid[2, 1, 0])]
+    assert len(drawn) == 2  # once in each block
+    places = {k: next(i.axes for i in shown if np.array_equal(i.get_array(), grid[k, 1, 0])) for k in (0, 2)}
+    assert places[0].get_position().y0 == places[2].get_position().y0  # one row: the same B
+
+
 def test_the_difference_of_a_reconstruction_is_in_hu():
     real, again = slices(3), slices(3)
     figure = figures.reconstruction_figure(real, again, WINDOW, limit=80.0)

@@ -6,7 +6,7 @@ import torch
 
 from stylemed.evaluation import spread
 from stylemed.evaluation.cost import network_sizes, training_memory
-from stylemed.latent import change_of_level, components_for, footprint_width, mix, noise_footprints
+from stylemed.latent import change_of_level, components_for, follows, footprint_width, mix, noise_footprints
 from stylemed.latent.geometry import principal_plane
 from stylemed.networks import Discriminator, Encoder, Generator
 from stylemed.networks.untrained import random_generator
@@ -56,6 +56,22 @@ def test_change_of_a_level_is_that_of_its_mixture(generator):
     np.testing.assert_allclose(np.square(change).mean(), wanted.square().mean(), rtol=1e-5)
     assert 0 < grey <= np.sqrt(np.square(change).mean())
     assert change_of_level(generator, a, a, "coarse")[0].max() == 0.0
+
+
+def test_what_follows_a_source_and_what_neither():
+    a, b, other = np.random.default_rng(0).standard_normal((3, 4000))
+    assert follows(a, b, 0.3 * b + 0.7 * a)["value"] == pytest.approx(0.3)
+    drawn_anew = follows(a, b, other)
+    assert drawn_anew["value"] == pytest.approx(0.5, abs=0.05) and drawn_anew["neither"] == pytest.approx(1, abs=0.05)
+    assert abs(follows(a, b, a)["neither"]) < 1e-9 and follows(a, a, b)["pairs"] == 0
+    yes = follows([0, 0, 1, 1, 1, 0], [1, 1, 0, 0, 1, np.nan], [1, 0, 0, 0, 1, 1])  # of four that differ, three are B's
+    assert yes["value"] == 0.75 and yes["pairs"] == 4 and 0 <= yes["low"] < 0.75 < yes["high"] <= 1
+    masks_a, masks_b = np.zeros((2, 3, 3)), np.zeros((2, 3, 3))
+    masks_b[:, 0] = 1
+    mixed = masks_b.copy()
+    mixed[0] = 0
+    assert follows(masks_a, masks_b, mixed)["value"] == 0.5  # half of the pixels that differ
+    assert np.isnan(follows(a, a, b)["value"])
 
 
 def test_axes_of_a_cloud():

@@ -163,6 +163,9 @@ def test_mix_keeps_a_and_takes_b_exactly():
 def test_a_level_that_a_small_model_lacks_is_empty_and_said():
     a, b = torch.randn(8, 5), torch.randn(8, 5)  # 32²
     assert layers_of("fine", 8) == [] and torch.equal(mix(a, b, "fine"), a)
+    assert layers_of("8", 8) == layers_of("8²", 8) == [2, 3] and describe_level("8", 8) == "8²"
+    with pytest.raises(BadInput, match="'64': use coarse, .* a resolution .4, 8, 16, 32. or"):
+        layers_of("64", 8)
     assert describe_level("fine", 8) == "fine: no layers at 32²"
     assert describe_level("middle", 16) == "middle 16²–32²" and describe_level("fine", 16) == "fine 64²–512²"
     assert describe_level("fine", 10) == "fine 64²"

@@ -30,6 +30,7 @@ COMMANDS = [
     ["survive"],
     ["sample"],
     ["mix"],
+    ["label"],
     ["direction"],
     ["generate"],
     ["study", "reconstruction"],
@@ -105,6 +106,7 @@ except SystemExit as stop:
         ["survive", "nowhere", "--generator", "nowhere"],
         ["sample", "nowhere", "--out", "x.png"],
         ["mix", "nowhere", "--out", "x.png"],
+        ["label", "nowhere", "--labeller", "nowhere", "--out", "x.safetensors"],
         ["direction", "nowhere", "--out", "d.safetensors"],
         ["generate", "nowhere", "--direction", "d", "--out", "images"],
         ["phantom", "--out", "p", "--patients", "0"],
@@ -272,6 +274,24 @@ def test_what_belongs_to_another_generator_is_refused_and_nothing_is_written(cli
     own = ("--codes", "b.codes", "--count", 2, "--step", 1, "--out", "images")
     cli("generate", b, "--direction", "b.direction", *own)
     assert (strangers / "images" / "table.csv").is_file()
+
+
+def test_labelled_samples_make_a_direction(cli, tmp_path, monkeypatch):
+    from made_up import Eye, Painted
+
+    from stylemed import pretrained
+    from stylemed.latent import Codes, Direction
+    from stylemed.training.reader import Labeller
+
+    monkeypatch.setattr(pretrained, "generator", lambda name: (Painted(), {}))
+    monkeypatch.setattr(Labeller, "load", lambda path: Eye())
+    label = ("label", "gan", "--labeller", "run", "--out", "samples.safetensors", "--count", 400)
+    said = cli(*label, "--match", "liver_px").stdout
+    kept = Codes.load(tmp_path / "samples.safetensors")
+    assert "400 images" in said and f"{len(kept)} of them" in said and "alike in liver_px;" in said
+    said = cli("direction", "samples.safetensors", "--out", "d", "--split", "all", "--folds", 2).stdout
+    assert f"{len(kept) // 2} of {len(kept)} slices" in said and "log odds of tumor" in said
+    assert Direction.load(tmp_path / "d").vector[0] > 0.9
 
 
 def test_a_wrong_preset_is_told_before_anything_is_measured_and_one_process_measures(

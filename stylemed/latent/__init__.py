@@ -5,6 +5,7 @@ from stylemed.latent.direction import Direction, find_direction, random_directio
 from stylemed.latent.effects import change_of_level, footprint_width, mixing_effect, noise_footprints, region_change
 from stylemed.latent.geometry import components_for
 from stylemed.latent.mixing import blend, mix, mixing_grid
+from stylemed.latent.samples import label_samples, matched
 
 __all__ = [
     "Codes",
@@ -15,6 +16,8 @@ __all__ = [
     "encode_store",
     "find_direction",
     "footprint_width",
+    "label_samples",
+    "matched",
     "mix",
     "mixing_effect",
     "mixing_grid",

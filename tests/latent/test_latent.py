@@ -202,6 +202,8 @@ def test_planted_direction_is_found_and_the_boundary_lies_on_it(tmp_path):
     loaded = Direction.load(direction.save(tmp_path / "d.safetensors"))
     assert np.array_equal(loaded.vector, direction.vector) and loaded.cv == direction.cv
     assert abs(random_direction(codes, direction).vector @ truth) < 0.7
+    # Classes of unit variance, 3 apart: a length of 1 adds 3 to the log odds.
+    assert direction.log_odds == loaded.log_odds == pytest.approx(3 * direction.step, rel=0.3)
 
 
 @pytest.mark.parametrize("labelled_by", ["patient", "slice"])
@@ -234,8 +236,19 @@ def test_orthogonal_direction_does_not_raise_the_column():
     plain, free = find_direction(codes), find_direction(codes, orthogonal_to=["body_px"])
     slope = np.linalg.lstsq(codes.w - codes.w.mean(0), size - size.mean(), rcond=None)[0]
     assert plain.vector @ slope > 0.3 > abs(free.vector @ slope) * 6
+    assert 0 < free.log_odds < plain.log_odds
     assert free.vector @ truth > 0.7 and free.orthogonal_to == ["body_px"]
     assert (free.score(codes.w_plus) > 0)[tumor].mean() > 0.7 > (free.score(codes.w_plus) > 0)[~tumor].mean()
+
+
+def test_a_choice_on_some_slices_takes_whole_patients(monkeypatch):
+    codes, truth = planted(40)
+    monkeypatch.setattr(direction_module, "MOST_CHOICE", 100)
+    asked, choose = [], direction_module._choose
+    monkeypatch.setattr(direction_module, "_choose", lambda x, y, p, seed: asked.append(p) or choose(x, y, p, seed))
+    direction = find_direction(codes, folds=2)
+    assert [len(p) for p in asked] == [96] * 3 and all((np.unique(p, return_counts=True)[1] == 8).all() for p in asked)
+    assert direction.vector @ truth > 0.9 and direction.cv["slices"] == 320
 
 
 def test_impossible_requests_are_one_sentence():

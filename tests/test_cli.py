@@ -36,6 +36,7 @@ COMMANDS = [
     ["study", "reconstruction"],
     ["study", "factors"],
     ["study", "losses"],
+    ["study", "edits"],
     ["book", "run"],
     ["book", "html"],
     ["book", "check"],
@@ -257,6 +258,48 @@ def strangers(tmp_path):
         info = {"provenance": made | {"kind": "direction"}}
         Direction(np.eye(16, dtype=np.float32)[0], 0.0, 1.0, "tumor", info=info).save(tmp_path / f"{name}.direction")
     return tmp_path
+
+
+@pytest.mark.slow
+def test_edits_are_measured_by_one_line(cli, tmp_path):
+    """Nobody has learned anything here; the command has to bring them together, and to tell what it was made from."""
+    import numpy as np
+    import torch
+
+    from stylemed.data import SliceStore
+    from stylemed.latent import Direction
+    from stylemed.latent.mixing import synthesize
+    from stylemed.networks import Encoder, Generator
+    from stylemed.networks.reader import ReaderNetwork
+    from stylemed.training.reader import Judge, Labeller
+    from stylemed.training.run import export
+
+    cli("phantom", "--out", "p", "--patients", 3, "--test-patients", 2, "--size", 64, "--slices", 12, "--twins")
+    cli("prepare", "p", "--out", "store", "--resolution", 32, "--workers", 1)
+    store = SliceStore.open(tmp_path / "store")
+    torch.manual_seed(0)
+    generator = Generator(32, latent_size=16, mapping_layers=2, fmap_base=64, fmap_max=8).eval()
+    encoder = Encoder(32, latent_size=16, num_layers=8, space="w", trunk="resnet18", shortcut=8).eval()
+    encoder.linear.weight.data.normal_()
+    export(tmp_path / "g.safetensors", generator, {})
+    export(tmp_path / "e.safetensors", encoder, {})
+    for reader, split in ((Labeller, "train"), (Judge, "test")):
+        with torch.no_grad():
+            images = synthesize(generator, encoder(torch.from_numpy(store.images(store.select(split)))))
+        made = reader(ReaderNetwork(8, 1), 0.0)
+        made.threshold = float(made.findings(images).table["tumor_score"].median())  # half of the answers are right
+        made.save(tmp_path / f"{reader.kind}.safetensors")
+    Direction(np.eye(16, dtype=np.float32)[0], 0.0, 1.0, "tumor").save(tmp_path / "d.safetensors")
+    people = ["--generator", "g.safetensors", "--encoder", "e.safetensors"]
+    people += ["--labeller", "labeller.safetensors", "--judge", "judge.safetensors"]
+    line = ["study", "edits", "store", *people, "--out", "edits.json", "--work", "work", "--random", 2, "--few", 3]
+    assert "NAME=FILE" in sentence(cli(*line, "--direction", "d.safetensors", code=2))
+    cli(*line, "--direction", "plain=d.safetensors", "--count", 6, "--level", "all")
+    result = Result.load(tmp_path / "edits.json")
+    assert set(result.made_from) == {"generator", "encoder", "labeller", "judge", "direction, plain"}
+    assert set(result.tables) == {"counted", "choice", "effects", "curve", "random", "truth", "delta"}
+    assert set(result.tables["truth"]["what"]) == {"tumor_hu", "liver_hu", "elsewhere_hu"}
+    assert set(result.tables["effects"]["level"]) == {"all"} and "edits.json" in result.command
 
 
 def test_what_belongs_to_another_generator_is_refused_and_nothing_is_written(cli, strangers):

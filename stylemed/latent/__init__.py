@@ -1,7 +1,7 @@
 """Work in latent space: encode slices, mix styles, find a direction and walk along it."""
 
 from stylemed.latent.codes import Codes, encode_store
-from stylemed.latent.direction import Direction, find_direction, random_direction, traverse, walk
+from stylemed.latent.direction import Direction, find_direction, random_direction, steps_to, traverse, walk
 from stylemed.latent.effects import change_of_level, footprint_width, mixing_effect, noise_footprints, region_change
 from stylemed.latent.geometry import components_for
 from stylemed.latent.mixing import blend, mix, mixing_grid
@@ -24,6 +24,7 @@ __all__ = [
     "noise_footprints",
     "random_direction",
     "region_change",
+    "steps_to",
     "traverse",
     "walk",
 ]

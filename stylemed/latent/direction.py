@@ -61,7 +61,7 @@ class Direction:
 
     def score(self, w_plus) -> np.ndarray:
         """Signed distance to the decision boundary in steps, [...], of codes [..., L, latent]; > 0 is "with"."""
-        w = _mean_style(np.asarray(w_plus, dtype=np.float64), self.layers)
+        w = mean_style(np.asarray(w_plus, dtype=np.float64), self.layers)
         return (w @ self.vector.astype(np.float64) - self.offset) / self.step
 
     @property
@@ -128,7 +128,7 @@ def find_direction(
             f"{where} has {counts[0]} patients with {label} and {counts[1]} without where it is known, "
             f"but a direction needs {FEWEST_PATIENTS} of each: add labelled patients or choose another split"
         )
-    x = _mean_style(inside.w_plus.astype(np.float64), layers)
+    x = mean_style(inside.w_plus.astype(np.float64), layers)
     trends = _columns(inside.table, orthogonal_to)
 
     held_out, folds = _folds(y, patients, folds, seed)
@@ -164,7 +164,7 @@ def random_direction(codes: Codes, like: Direction, seed: int = 0) -> Direction:
     Drawn with the covariance of the same codes that `like` was found on; its step is its own standard deviation.
     """
     inside = codes if like.split is None else codes.select(codes.find(like.split))
-    x = _mean_style(inside.w_plus.astype(np.float64), like.layers)
+    x = mean_style(inside.w_plus.astype(np.float64), like.layers)
     centred = x - x.mean(axis=0)
     vector = _unit(np.random.default_rng(seed).standard_normal(len(x)) @ centred)
     return Direction(
@@ -187,19 +187,28 @@ def _found_on(codes: Codes, patients, split: str | None, seed: int) -> dict:
     return {**codes.info, "provenance": made.to_dict()}
 
 
+def steps_to(w_plus, direction: Direction, target: float) -> np.ndarray:
+    """Steps [B] that bring each of the codes [B, L, latent] to the score `target`, by the latent classifier alone.
+
+    0 for a code that is as far already: a walk to a positive target never goes back, nor one to a negative forward.
+    """
+    away = target - direction.score(w_plus)
+    return np.maximum(away, 0) if target > 0 else np.minimum(away, 0)
+
+
 def walk(w_plus, direction: Direction, steps, layers=None) -> torch.Tensor:
     """Codes [B, L, latent] moved by each of S steps -> [B, S, L, latent]; a step of 0 changes nothing.
 
-    One step is `direction.step` in W, so it raises `direction.score` by 1. layers: "all", a level or a list of
-    layers that take part; None: those the direction was found on.
+    steps: [S], or [B, S] for each code its own. One step is `direction.step` in W, so it raises `direction.score` by 1.
+    layers: "all", a level or a list of layers that take part; None: those the direction was found on.
     """
     w_plus = torch.as_tensor(w_plus)  # [B, L, latent]
-    steps = torch.as_tensor(steps, dtype=w_plus.dtype)  # [S]
+    steps = torch.as_tensor(steps, dtype=w_plus.dtype)  # [S] or [B, S]
     chosen = layers_of(direction.layers if layers is None else layers, w_plus.shape[-2])
     active = torch.zeros(w_plus.shape[-2], dtype=w_plus.dtype)
     active[chosen] = direction.step
     vector = torch.as_tensor(direction.vector, dtype=w_plus.dtype)
-    move = steps[:, None, None] * active[:, None] * vector  # [S, L, latent]
+    move = steps[..., None, None] * active[:, None] * vector  # [S, L, latent] or [B, S, L, latent]
     return w_plus[:, None] + move.to(w_plus.device)
 
 
@@ -218,7 +227,8 @@ def traverse(generator, w_plus, direction: Direction, steps, layers=None) -> tor
     return synthesize(generator, walk(w_plus, direction, steps, layers))
 
 
-def _mean_style(w_plus: np.ndarray, layers) -> np.ndarray:
+def mean_style(w_plus: np.ndarray, layers="all") -> np.ndarray:
+    """Mean over a level or a list of layers: [..., L, latent] -> [..., latent]; BadInput for a level without layers."""
     chosen = layers_of(layers, w_plus.shape[-2])
     if not chosen:
         raise BadInput(f"the level {layers!r} has no layers in this model: choose another level")

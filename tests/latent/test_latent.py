@@ -21,6 +21,7 @@ from stylemed.latent import (
     mixing_grid,
     random_direction,
     region_change,
+    steps_to,
     traverse,
     walk,
 )
@@ -275,6 +276,13 @@ def test_walk_is_linear_and_stands_still_at_zero(generator):
     torch.testing.assert_close(path[:, 3] - start, 2 * (path[:, 2] - start))
     rise = direction.score(path.numpy()) - direction.score(codes.w_plus[:2])[:, None]
     np.testing.assert_allclose(rise, [[-2, 0, 1, 2]] * 2, atol=1e-4)
+    scores = direction.score(codes.w_plus[:2])
+    for target in (scores.max() + 1, scores.min() - 1, scores.mean()):  # the last lies behind one of them
+        own = steps_to(start, direction, target)
+        reached = direction.score(walk(start, direction, own[:, None])[:, 0].numpy())
+        np.testing.assert_allclose(
+            reached, np.maximum(scores, target) if target > 0 else np.minimum(scores, target), atol=1e-4
+        )
     images = traverse(generator, start, direction, [-2.0, 0.0, 1.0], layers="all")
     with torch.no_grad():
         torch.testing.assert_close(images[:, 1], generator.synthesis(start), atol=1e-5, rtol=1e-5)

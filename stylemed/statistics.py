@@ -6,6 +6,8 @@ import hashlib
 
 import numpy as np
 
+MOST_WEIGHTS = 10_000_000  # of draws and slices that are held at a time
+
 
 def chance(patient: str, seed: int) -> float:
     """A number in [0, 1) that depends on seed and name alone: other patients have no part in it."""
@@ -30,21 +32,24 @@ def patient_auc(scores, y, patients, folds=None, *, seed: int = 0, draws: int = 
     scores, y = np.asarray(scores, dtype=float), np.asarray(y).astype(bool)
     names, patient = np.unique(np.asarray(patients).astype(str), return_inverse=True)
     folds = np.zeros(len(y)) if folds is None else np.asarray(folds)
-    won = np.zeros((len(names), len(names)))  # [patient of the positive, of the negative]: pairs in right order
-    pairs = np.zeros_like(won)
+    drawn = np.concatenate([np.ones((1, len(names)), int), draw_patients(len(names), draws, seed)])
+    hits, pairs = np.zeros((2, len(drawn)))
     for fold in np.unique(folds):
-        with_, without = np.flatnonzero(y & (folds == fold)), np.flatnonzero(~y & (folds == fold))
-        right = np.sign(scores[with_][:, None] - scores[without][None]) / 2 + 0.5
-        where = (patient[with_][:, None], patient[without][None])
-        np.add.at(won, where, right)
-        np.add.at(pairs, where, 1.0)
-    if pairs.sum() == 0:
+        order = np.flatnonzero(folds == fold)
+        order = order[np.argsort(scores[order], kind="stable")]
+        positive, sorted_scores = y[order], scores[order]
+        first, last = (np.searchsorted(sorted_scores, sorted_scores[positive], side) for side in ("left", "right"))
+        for some in np.array_split(np.arange(len(drawn)), 1 + len(drawn) * len(order) // MOST_WEIGHTS):
+            weight = drawn[some][:, patient[order]].astype(float)  # [draws, slices]: an AUC with weights, by ranks
+            negatives = np.cumsum(weight * ~positive, axis=1)
+            below = np.concatenate([np.zeros((len(some), 1)), negatives], axis=1)
+            hits[some] += (weight[:, positive] * (below[:, first] + below[:, last])).sum(axis=1) / 2
+            pairs[some] += weight[:, positive].sum(axis=1) * below[:, -1]
+    if pairs[0] == 0:
         return float("nan"), float("nan"), float("nan")
-    drawn = draw_patients(len(names), draws, seed)
-    totals = np.einsum("dp,pq,dq->d", drawn, pairs, drawn, optimize=True)
-    hits = np.einsum("dp,pq,dq->d", drawn, won, drawn, optimize=True)
-    low, high = np.quantile(hits[totals > 0] / totals[totals > 0], (0.025, 0.975))
-    return float(won.sum() / pairs.sum()), float(low), float(high)
+    use = pairs[1:] > 0
+    low, high = np.quantile(hits[1:][use] / pairs[1:][use], (0.025, 0.975))
+    return float(hits[0] / pairs[0]), float(low), float(high)
 
 
 def mean_interval(values, patients, seed: int = 0, draws: int = 1000) -> tuple[float, float, float]:

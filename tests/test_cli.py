@@ -31,6 +31,7 @@ COMMANDS = [
     ["survive"],
     ["sample"],
     ["mix"],
+    ["label"],
     ["direction"],
     ["generate"],
     ["study", "reconstruction"],
@@ -38,6 +39,7 @@ COMMANDS = [
     ["study", "losses"],
     ["study", "attribution"],
     ["study", "translation"],
+    ["study", "edits"],
     ["book", "run"],
     ["book", "html"],
     ["book", "check"],
@@ -108,6 +110,7 @@ except SystemExit as stop:
         ["survive", "nowhere", "--generator", "nowhere"],
         ["sample", "nowhere", "--out", "x.png"],
         ["mix", "nowhere", "--out", "x.png"],
+        ["label", "nowhere", "--labeller", "nowhere", "--out", "x.safetensors"],
         ["direction", "nowhere", "--out", "d.safetensors"],
         ["generate", "nowhere", "--direction", "d", "--out", "images"],
         ["phantom", "--out", "p", "--patients", "0"],
@@ -326,6 +329,48 @@ def strangers(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
+def test_edits_are_measured_by_one_line(cli, tmp_path):
+    """Nobody has learned anything here; the command has to bring them together, and to tell what it was made from."""
+    import numpy as np
+    import torch
+
+    from stylemed.data import SliceStore
+    from stylemed.latent import Direction
+    from stylemed.latent.mixing import synthesize
+    from stylemed.networks import Encoder, Generator
+    from stylemed.networks.reader import ReaderNetwork
+    from stylemed.training.reader import Judge, Labeller
+    from stylemed.training.run import export
+
+    cli("phantom", "--out", "p", "--patients", 3, "--test-patients", 2, "--size", 64, "--slices", 12, "--twins")
+    cli("prepare", "p", "--out", "store", "--resolution", 32, "--workers", 1)
+    store = SliceStore.open(tmp_path / "store")
+    torch.manual_seed(0)
+    generator = Generator(32, latent_size=16, mapping_layers=2, fmap_base=64, fmap_max=8).eval()
+    encoder = Encoder(32, latent_size=16, num_layers=8, space="w", trunk="resnet18", shortcut=8).eval()
+    encoder.linear.weight.data.normal_()
+    export(tmp_path / "g.safetensors", generator, {})
+    export(tmp_path / "e.safetensors", encoder, {})
+    for reader, split in ((Labeller, "train"), (Judge, "test")):
+        with torch.no_grad():
+            images = synthesize(generator, encoder(torch.from_numpy(store.images(store.select(split)))))
+        made = reader(ReaderNetwork(8, 1), 0.0)
+        made.threshold = float(made.findings(images).table["tumor_score"].median())  # half of the answers are right
+        made.save(tmp_path / f"{reader.kind}.safetensors")
+    Direction(np.eye(16, dtype=np.float32)[0], 0.0, 1.0, "tumor").save(tmp_path / "d.safetensors")
+    people = ["--generator", "g.safetensors", "--encoder", "e.safetensors"]
+    people += ["--labeller", "labeller.safetensors", "--judge", "judge.safetensors"]
+    line = ["study", "edits", "store", *people, "--out", "edits.json", "--work", "work", "--random", 2, "--few", 3]
+    assert "NAME=FILE" in sentence(cli(*line, "--direction", "d.safetensors", code=2))
+    cli(*line, "--direction", "plain=d.safetensors", "--count", 6, "--level", "all")
+    result = Result.load(tmp_path / "edits.json")
+    assert set(result.made_from) == {"generator", "encoder", "labeller", "judge", "direction, plain"}
+    assert set(result.tables) == {"counted", "choice", "effects", "curve", "random", "truth", "delta"}
+    assert set(result.tables["truth"]["what"]) == {"tumor_hu", "liver_hu", "elsewhere_hu"}
+    assert set(result.tables["effects"]["level"]) == {"all"} and "edits.json" in result.command
+
+
 def test_what_belongs_to_another_generator_is_refused_and_nothing_is_written(cli, strangers):
     a, b = "a.safetensors", "b.safetensors"
     before = sorted(strangers.iterdir())
@@ -341,6 +386,24 @@ def test_what_belongs_to_another_generator_is_refused_and_nothing_is_written(cli
     own = ("--codes", "b.codes", "--count", 2, "--step", 1, "--out", "images")
     cli("generate", b, "--direction", "b.direction", *own)
     assert (strangers / "images" / "table.csv").is_file()
+
+
+def test_labelled_samples_make_a_direction(cli, tmp_path, monkeypatch):
+    from made_up import Eye, Painted
+
+    from stylemed import pretrained
+    from stylemed.latent import Codes, Direction
+    from stylemed.training.reader import Labeller
+
+    monkeypatch.setattr(pretrained, "generator", lambda name: (Painted(), {}))
+    monkeypatch.setattr(Labeller, "load", lambda path: Eye())
+    label = ("label", "gan", "--labeller", "run", "--out", "samples.safetensors", "--count", 400)
+    said = cli(*label, "--match", "liver_px").stdout
+    kept = Codes.load(tmp_path / "samples.safetensors")
+    assert "400 images" in said and f"{len(kept)} of them" in said and "alike in liver_px;" in said
+    said = cli("direction", "samples.safetensors", "--out", "d", "--split", "all", "--folds", 2).stdout
+    assert f"{len(kept) // 2} of {len(kept)} slices" in said and "log odds of tumor" in said
+    assert Direction.load(tmp_path / "d").vector[0] > 0.9
 
 
 def test_a_wrong_preset_is_told_before_anything_is_measured_and_one_process_measures(

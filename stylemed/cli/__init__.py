@@ -13,7 +13,7 @@ import typer
 from stylemed import __version__
 from stylemed.cli.book import book
 from stylemed.cli.data import download, inspect, phantom, prepare
-from stylemed.cli.latent import direction, encode, generate, invert, mix, sample, survive
+from stylemed.cli.latent import direction, encode, generate, invert, label, mix, sample, survive
 from stylemed.cli.options import fail
 from stylemed.cli.study import study
 from stylemed.cli.training import freeze, judge, release, train
@@ -27,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-of_latents = (encode, invert, survive, sample, mix, direction, generate)
+of_latents = (encode, invert, survive, sample, mix, label, direction, generate)
 for command in (phantom, download, prepare, inspect, judge, freeze, release, *of_latents):
     app.command()(command)
 app.add_typer(train, name="train")

@@ -1,4 +1,4 @@
-"""Commands in latent space: encode, invert, survive, sample, mix, direction, generate."""
+"""Commands in latent space: encode, invert, survive, sample, mix, label, direction, generate."""
 
 from __future__ import annotations
 
@@ -237,8 +237,39 @@ def _encoded(store: Path, encoder: str, generator, rows, split: str | None, coun
     return encode_store(opened, network, rows=rows, progress=False).w_plus
 
 
+def label(
+    generator: Network,
+    labeller: Annotated[str, typer.Option(metavar="RUN", help="Labeller that says what the images hold.")],
+    out: Annotated[Path, typer.Option(help="File to write the codes to (.safetensors).")],
+    count: Annotated[int, typer.Option(help="Images to label.", min=1)] = 20_000,
+    label: Annotated[str, typer.Option(help="Class to match in: tumor, or a column that holds 0 and 1.")] = "tumor",
+    match: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Images with and without it are made equal in this column; repeat for several. Default: liver_px and height.",
+            show_default=False,
+        ),
+    ] = None,
+    psi: Psi = 1.0,
+    batch: Annotated[int, typer.Option(help="Images at a time.", min=1)] = 64,
+    seed: Seed = 0,
+) -> None:
+    """Label generated images; keep codes of as many with a class as without, for `stylemed direction` with --split all."""
+    from stylemed.latent.direction import labels_of
+    from stylemed.latent.samples import MATCHED, label_samples, matched
+    from stylemed.training.reader import Labeller
+
+    network, names = _generator(generator)[0], (generator, labeller)
+    codes = label_samples(network, Labeller.load(labeller), count, psi=psi, seed=seed, batch=batch, names=names)
+    y, by = labels_of(codes.table, label), tuple(match or MATCHED)
+    kept = matched(codes, label, by, seed=seed)
+    print(f"{len(codes)} images: {(y == 1).sum()} with {label}, {(y == 0).sum()} without, the others not sure")
+    print(f"{len(kept)} of them, half with and half without, are alike in {', '.join(by)}; written to {kept.save(out)}")
+
+
 def direction(
-    codes: Annotated[Path, typer.Argument(help="Codes, as `stylemed encode` writes them.")],
+    codes: Annotated[Path, typer.Argument(help="Codes, as `stylemed encode` or `stylemed label` write them.")],
     out: Annotated[Path, typer.Option(help="File to write the direction to (.safetensors).")],
     label: Annotated[str, typer.Option(help="tumor, or a column of the codes that holds 0 and 1.")] = "tumor",
     split: Annotated[str, typer.Option(help="Split to find it on: train, judge, test or all.")] = "train",
@@ -279,6 +310,7 @@ def direction(
     _print_auc("cross-validation by patient", found.cv)
     if found.test:
         _print_auc("test patients", found.test)
+    print(f"a step adds {found.log_odds:.2f} to the log odds of {label}")
     print(f"written to {found.save(out)}")
     if figure is not None:
         from stylemed.display.figures import traversal_figure

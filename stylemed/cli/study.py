@@ -199,6 +199,64 @@ def translation_command(
     _write(found, out)
 
 
+@study.command("edits")
+def edits_command(
+    store: Annotated[Path, typer.Argument(help="Slice store of a phantom that was made with --twins.")],
+    generator: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of the generator.")],
+    encoder: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of its encoder.")],
+    labeller: Annotated[str, typer.Option(metavar="RUN", help="Labeller that chooses where walks end, on train.")],
+    judge: Annotated[str, typer.Option(metavar="RUN", help="Judge that measures, on test.")],
+    direction: Annotated[
+        list[str], typer.Option(metavar="NAME=FILE", help="A direction and what to call it; repeat for several.")
+    ],
+    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    work: Annotated[Path, typer.Option(help="Folder that keeps what is done, so that the same line goes on.")],
+    second_judge: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Another judge, measured beside the first.", show_default=False)
+    ] = None,
+    level: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="all, coarse, middle or fine; repeat for several. Default: each of them.", show_default=False
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option(help="Slices with and without tumor, at most.", min=1)] = 500,
+    few: Annotated[int, typer.Option(help="Of them, for curves, random directions and the choice.", min=1)] = 100,
+    randoms: Annotated[int, typer.Option("--random", help="Random directions of equal length.", min=0)] = 99,
+    modality: Annotated[str, typer.Option(help="Modality of the slices.")] = "CT",
+    seed: Seed = 0,
+) -> None:
+    """Adding and removing tumors by walks: how often a judge agrees, what else changes, and the error against twins."""
+    from stylemed import pretrained
+    from stylemed.data.store import SliceStore
+    from stylemed.errors import BadInput
+    from stylemed.latent.direction import Direction
+    from stylemed.latent.mixing import LEVELS
+    from stylemed.studies.edits import run
+    from stylemed.training.reader import Judge, Labeller
+
+    named = dict(text.partition("=")[::2] for text in direction)
+    if not all(named.values()):
+        raise BadInput("--direction takes NAME=FILE: what to call the direction, and its file.")
+    found = run(
+        SliceStore.open(store),
+        pretrained.generator(generator)[0],
+        pretrained.encoder(encoder)[0],
+        Labeller.load(labeller),
+        Judge.load(judge),
+        {name: Direction.load(path) for name, path in named.items()},
+        second=None if second_judge is None else Judge.load(second_judge),
+        levels=tuple(level or ("all", *LEVELS)),
+        count=count,
+        few=few,
+        randoms=randoms,
+        modality=modality,
+        work=work,
+        seed=seed,
+    )
+    _write(found, out)
+
+
 def _write(found, out: Path) -> None:
     command = "stylemed " + shlex.join(Path(word).name if "/" in word else word for word in sys.argv[1:])
     path = replace(found, command=command).save(out)  # folders are the reader's own

@@ -30,6 +30,11 @@ def image_errors(wanted, again) -> pd.DataFrame:
     return pd.DataFrame({"psnr": 10 * torch.log10(4 / mse).numpy(), "ssim": ssim.numpy()})
 
 
+def body_masks(images) -> np.ndarray:
+    """Where the body is in images [N, 1, R, R] in [-1, 1]: bool [N, R, R]."""
+    return np.stack([body_piece(image > BLACK, thin=0) for image in np.asarray(images)[:, 0]])
+
+
 def reconstruction_errors(store, rows, again) -> pd.DataFrame:
     """Reconstructions [N, 1, R, R] of the slices `rows` of a store against these slices; a row each.
 
@@ -44,7 +49,7 @@ def reconstruction_errors(store, rows, again) -> pd.DataFrame:
     error = (again - wanted)[:, 0].numpy()
     half = np.array([store.windows[modality].per_unit for modality in store.slices["modality"].iloc[rows]])
     labels = np.asarray(store.labels[rows])
-    body = np.stack([body_piece(image > BLACK, thin=0) for image in wanted[:, 0].numpy()])
+    body = body_masks(wanted)
     table = pd.DataFrame({"row": rows, "patient": store.slices["patient"].to_numpy()[rows]})
     table[["psnr", "ssim"]] = image_errors(wanted, again)
     for name, mask in {"body": body, "liver": labels > 0, "tumor": labels == 2}.items():

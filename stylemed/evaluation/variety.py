@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from stylemed.errors import BadInput
-from stylemed.latent.mixing import synthesize
+from stylemed.latent.samples import findings_of_samples
 from stylemed.training.loop import random_stream
 
 NEIGHBOURS = 3  # k of Kynkäänniemi et al. 2019
@@ -75,13 +75,7 @@ def survey_samples(generator, reader, n: int = 5000, seed: int = 0, batch: int =
     if n < 1 or batch < 1:
         raise BadInput(f"A survey needs at least one image, not {n} in batches of {batch}.")
     z = torch.randn(n, generator.latent_size, generator=random_stream(seed, 0, "survey"))
-    tables = []
-    for part in z.split(batch):
-        with torch.no_grad():
-            w_plus = generator.broadcast(generator.mapping(part.to(generator.w_avg.device)))
-        images = synthesize(generator, w_plus, batch)
-        tables.append(reader.findings(images.float().mean(dim=1, keepdim=True).clamp(-1, 1)).table)
-    return pd.concat(tables, ignore_index=True)
+    return findings_of_samples(generator, reader, z, batch=batch)[1]
 
 
 def corrected_share(found_share: float, sensitivity: float, specificity: float) -> float:

@@ -1,7 +1,7 @@
 """Work in latent space: encode slices, mix styles, find a direction and walk along it."""
 
 from stylemed.latent.codes import Codes, encode_store
-from stylemed.latent.direction import Direction, find_direction, random_direction, traverse, walk
+from stylemed.latent.direction import Direction, find_direction, random_direction, steps_to, traverse, walk
 from stylemed.latent.effects import (
     change_of_level,
     follows,
@@ -12,6 +12,7 @@ from stylemed.latent.effects import (
 )
 from stylemed.latent.geometry import components_for
 from stylemed.latent.mixing import blend, mix, mixing_grid
+from stylemed.latent.samples import label_samples, matched
 
 __all__ = [
     "Codes",
@@ -23,12 +24,15 @@ __all__ = [
     "find_direction",
     "follows",
     "footprint_width",
+    "label_samples",
+    "matched",
     "mix",
     "mixing_effect",
     "mixing_grid",
     "noise_footprints",
     "random_direction",
     "region_change",
+    "steps_to",
     "traverse",
     "walk",
 ]

@@ -22,6 +22,7 @@ from stylemed.statistics import patient_auc
 
 COMPONENTS = (8, 32, 128)  # principal components the classifier may see: few patients, many latent axes
 STRENGTHS = tuple(10.0 ** np.arange(-3.0, 2.0))  # C of the logistic regression: small = strong shrinkage
+MOST_CHOICE = 4000  # slices that components and C are chosen on
 FEWEST_PATIENTS = 3  # with each class: one to hold out, two to choose the shrinkage on
 
 
@@ -42,6 +43,7 @@ class Direction:
         test: the same numbers on the held-out test patients, or None where there are none with both classes.
         chosen: components and C that cross-validation inside the training patients chose.
         info: digests of store and encoder, copied from the codes, and the provenance with the patients it was found on.
+        log_odds: what a step adds to the log odds of the class, by the classifier itself; None where none was asked.
     """
 
     vector: np.ndarray
@@ -55,10 +57,11 @@ class Direction:
     test: dict | None = None
     chosen: dict = field(default_factory=dict)
     info: dict = field(default_factory=dict)
+    log_odds: float | None = None
 
     def score(self, w_plus) -> np.ndarray:
         """Signed distance to the decision boundary in steps, [...], of codes [..., L, latent]; > 0 is "with"."""
-        w = _mean_style(np.asarray(w_plus, dtype=np.float64), self.layers)
+        w = mean_style(np.asarray(w_plus, dtype=np.float64), self.layers)
         return (w @ self.vector.astype(np.float64) - self.offset) / self.step
 
     @property
@@ -107,7 +110,8 @@ def find_direction(
     scaled by one number for all axes (a scale per axis would bend the geometry of W: a hardly used axis would
     dominate the vector) and reduced to principal components; logistic regression with balanced classes follows.
     Number of components and shrinkage are chosen by an inner patient-wise cross-validation, anew in each outer fold,
-    so that no held-out patient takes part in any choice. AUC counts pairs of slices within one fold, because
+    so that no held-out patient takes part in any choice; of more than MOST_CHOICE slices, they are chosen on as many of
+    whole patients drawn from `seed`, and the classifier is fitted to all. AUC counts pairs of slices within one fold, because
     scores of different folds come from different classifiers.
     `orthogonal_to`: columns such as "z_mm" or "body_px"; the vector is made orthogonal to the direction in which
     each rises in W (as InterFaceGAN does, Shen et al. 2020, section 3.3), inside the folds too.
@@ -124,21 +128,22 @@ def find_direction(
             f"{where} has {counts[0]} patients with {label} and {counts[1]} without where it is known, "
             f"but a direction needs {FEWEST_PATIENTS} of each: add labelled patients or choose another split"
         )
-    x = _mean_style(inside.w_plus.astype(np.float64), layers)
+    x = mean_style(inside.w_plus.astype(np.float64), layers)
     trends = _columns(inside.table, orthogonal_to)
 
     held_out, folds = _folds(y, patients, folds, seed)
     scores = np.empty(len(y))
     for fold in range(folds):
         train, valid = held_out != fold, held_out == fold
-        vector, _, _ = _fit(x[train], y[train], patients[train], trends[train], seed)
+        vector, *_ = _fit(x[train], y[train], patients[train], trends[train], seed)
         scores[valid] = x[valid] @ vector
-    vector, offset, chosen = _fit(x, y, patients, trends, seed)
+    vector, offset, slope, chosen = _fit(x, y, patients, trends, seed)
+    step = float(np.std(x @ vector))
 
     direction = Direction(
         vector=vector.astype(np.float32),
         offset=float(offset),
-        step=float(np.std(x @ vector)),
+        step=step,
         label=label,
         layers=layers if isinstance(layers, str) else [int(layer) for layer in layers],
         orthogonal_to=list(orthogonal_to),
@@ -146,6 +151,7 @@ def find_direction(
         cv=_summary(scores, y, patients, held_out, seed) | {"folds": folds},
         chosen=chosen,
         info=_found_on(codes, patients, split, seed),
+        log_odds=slope * step,
     )
     if split != "test":
         direction.test = _held_out(codes, direction, set(patients), seed)
@@ -158,7 +164,7 @@ def random_direction(codes: Codes, like: Direction, seed: int = 0) -> Direction:
     Drawn with the covariance of the same codes that `like` was found on; its step is its own standard deviation.
     """
     inside = codes if like.split is None else codes.select(codes.find(like.split))
-    x = _mean_style(inside.w_plus.astype(np.float64), like.layers)
+    x = mean_style(inside.w_plus.astype(np.float64), like.layers)
     centred = x - x.mean(axis=0)
     vector = _unit(np.random.default_rng(seed).standard_normal(len(x)) @ centred)
     return Direction(
@@ -174,25 +180,35 @@ def random_direction(codes: Codes, like: Direction, seed: int = 0) -> Direction:
 
 def _found_on(codes: Codes, patients, split: str | None, seed: int) -> dict:
     """The info of a direction that was found on some patients of these codes."""
-    all_of_them = codes.provenance.patients
-    known = {name: all_of_them.get(name, []) for name in sorted(set(map(str, patients)))}
+    known = codes.provenance.patients
+    if not codes.info.get("generated"):  # behind samples stand all patients that their generator has seen
+        known = {name: known.get(name, []) for name in sorted(set(map(str, patients)))}
     made = replace(codes.provenance, kind="direction", patients=known, split=split, seed=seed)
     return {**codes.info, "provenance": made.to_dict()}
+
+
+def steps_to(w_plus, direction: Direction, target: float) -> np.ndarray:
+    """Steps [B] that bring each of the codes [B, L, latent] to the score `target`, by the latent classifier alone.
+
+    0 for a code that is as far already: a walk to a positive target never goes back, nor one to a negative forward.
+    """
+    away = target - direction.score(w_plus)
+    return np.maximum(away, 0) if target > 0 else np.minimum(away, 0)
 
 
 def walk(w_plus, direction: Direction, steps, layers=None) -> torch.Tensor:
     """Codes [B, L, latent] moved by each of S steps -> [B, S, L, latent]; a step of 0 changes nothing.
 
-    One step is `direction.step` in W, so it raises `direction.score` by 1. layers: "all", a level or a list of
-    layers that take part; None: those the direction was found on.
+    steps: [S], or [B, S] for each code its own. One step is `direction.step` in W, so it raises `direction.score` by 1.
+    layers: "all", a level or a list of layers that take part; None: those the direction was found on.
     """
     w_plus = torch.as_tensor(w_plus)  # [B, L, latent]
-    steps = torch.as_tensor(steps, dtype=w_plus.dtype)  # [S]
+    steps = torch.as_tensor(steps, dtype=w_plus.dtype)  # [S] or [B, S]
     chosen = layers_of(direction.layers if layers is None else layers, w_plus.shape[-2])
     active = torch.zeros(w_plus.shape[-2], dtype=w_plus.dtype)
     active[chosen] = direction.step
     vector = torch.as_tensor(direction.vector, dtype=w_plus.dtype)
-    move = steps[:, None, None] * active[:, None] * vector  # [S, L, latent]
+    move = steps[..., None, None] * active[:, None] * vector  # [S, L, latent] or [B, S, L, latent]
     return w_plus[:, None] + move.to(w_plus.device)
 
 
@@ -211,7 +227,8 @@ def traverse(generator, w_plus, direction: Direction, steps, layers=None) -> tor
     return synthesize(generator, walk(w_plus, direction, steps, layers))
 
 
-def _mean_style(w_plus: np.ndarray, layers) -> np.ndarray:
+def mean_style(w_plus: np.ndarray, layers="all") -> np.ndarray:
+    """Mean over a level or a list of layers: [..., L, latent] -> [..., latent]; BadInput for a level without layers."""
     chosen = layers_of(layers, w_plus.shape[-2])
     if not chosen:
         raise BadInput(f"the level {layers!r} has no layers in this model: choose another level")
@@ -278,23 +295,32 @@ def _choose(x: np.ndarray, y: np.ndarray, patients: np.ndarray, seed: int) -> tu
     return min(loss, key=lambda key: (loss[key], key)) if loss else (COMPONENTS[0], STRENGTHS[0])
 
 
-def _fit(x, y, patients, trends, seed: int) -> tuple[np.ndarray, float, dict]:
-    """Unit vector in W, offset of the boundary along it, and what was chosen."""
-    size, strength = _choose(x, y, patients, seed)
+def _some(patients: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """Positions of at most so many slices, of whole patients by chance; all where there are no more."""
+    names, patient, counts = np.unique(patients, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    chosen = order[np.cumsum(counts[order]) <= max(most, counts.max())]
+    return np.arange(len(patients)) if len(patients) <= most else np.flatnonzero(np.isin(patient, chosen))
+
+
+def _fit(x, y, patients, trends, seed: int) -> tuple[np.ndarray, float, float, dict]:
+    """Unit vector in W, offset of the boundary along it, log odds for a length of 1 along it, and what was chosen."""
+    few = _some(patients, MOST_CHOICE, seed)
+    size, strength = _choose(x[few], y[few], patients[few], seed)
     reduced = _Reduced(x, seed)
     size = min(size, max(reduced.sizes))
     model = _classifier(strength).fit(reduced(x, size), y)
     gradient = reduced.back(model.coef_[0])  # of the log odds, in W
-    vector = _unit(gradient)
+    vector, slope = _unit(gradient), np.linalg.norm(gradient)
     # log odds = gradient·(w - mean) + intercept = 0 at the boundary
-    offset = vector @ (reduced.pca.mean_ * reduced.scale) - model.intercept_[0] / np.linalg.norm(gradient)
+    offset = vector @ (reduced.pca.mean_ * reduced.scale) - model.intercept_[0] / slope
     if trends.shape[1]:
         vector = _remove(vector, x, trends, reduced, size)
         along = (x @ vector)[:, None]
         spread = along.std() or 1.0
         line = _classifier(1.0).fit((along - along.mean()) / spread, y)
-        offset = along.mean() - spread * line.intercept_[0] / line.coef_[0, 0]
-    return vector, float(offset), {"components": int(size), "C": float(strength)}
+        offset, slope = along.mean() - spread * line.intercept_[0] / line.coef_[0, 0], line.coef_[0, 0] / spread
+    return vector, float(offset), float(slope), {"components": int(size), "C": float(strength)}
 
 
 def _remove(vector, x, trends, reduced: _Reduced, size: int) -> np.ndarray:

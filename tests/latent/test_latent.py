@@ -21,6 +21,7 @@ from stylemed.latent import (
     mixing_grid,
     random_direction,
     region_change,
+    steps_to,
     traverse,
     walk,
 )
@@ -205,6 +206,8 @@ def test_planted_direction_is_found_and_the_boundary_lies_on_it(tmp_path):
     loaded = Direction.load(direction.save(tmp_path / "d.safetensors"))
     assert np.array_equal(loaded.vector, direction.vector) and loaded.cv == direction.cv
     assert abs(random_direction(codes, direction).vector @ truth) < 0.7
+    # Classes of unit variance, 3 apart: a length of 1 adds 3 to the log odds.
+    assert direction.log_odds == loaded.log_odds == pytest.approx(3 * direction.step, rel=0.3)
 
 
 @pytest.mark.parametrize("labelled_by", ["patient", "slice"])
@@ -237,8 +240,19 @@ def test_orthogonal_direction_does_not_raise_the_column():
     plain, free = find_direction(codes), find_direction(codes, orthogonal_to=["body_px"])
     slope = np.linalg.lstsq(codes.w - codes.w.mean(0), size - size.mean(), rcond=None)[0]
     assert plain.vector @ slope > 0.3 > abs(free.vector @ slope) * 6
+    assert 0 < free.log_odds < plain.log_odds
     assert free.vector @ truth > 0.7 and free.orthogonal_to == ["body_px"]
     assert (free.score(codes.w_plus) > 0)[tumor].mean() > 0.7 > (free.score(codes.w_plus) > 0)[~tumor].mean()
+
+
+def test_a_choice_on_some_slices_takes_whole_patients(monkeypatch):
+    codes, truth = planted(40)
+    monkeypatch.setattr(direction_module, "MOST_CHOICE", 100)
+    asked, choose = [], direction_module._choose
+    monkeypatch.setattr(direction_module, "_choose", lambda x, y, p, seed: asked.append(p) or choose(x, y, p, seed))
+    direction = find_direction(codes, folds=2)
+    assert [len(p) for p in asked] == [96] * 3 and all((np.unique(p, return_counts=True)[1] == 8).all() for p in asked)
+    assert direction.vector @ truth > 0.9 and direction.cv["slices"] == 320
 
 
 def test_impossible_requests_are_one_sentence():
@@ -265,6 +279,13 @@ def test_walk_is_linear_and_stands_still_at_zero(generator):
     torch.testing.assert_close(path[:, 3] - start, 2 * (path[:, 2] - start))
     rise = direction.score(path.numpy()) - direction.score(codes.w_plus[:2])[:, None]
     np.testing.assert_allclose(rise, [[-2, 0, 1, 2]] * 2, atol=1e-4)
+    scores = direction.score(codes.w_plus[:2])
+    for target in (scores.max() + 1, scores.min() - 1, scores.mean()):  # the last lies behind one of them
+        own = steps_to(start, direction, target)
+        reached = direction.score(walk(start, direction, own[:, None])[:, 0].numpy())
+        np.testing.assert_allclose(
+            reached, np.maximum(scores, target) if target > 0 else np.minimum(scores, target), atol=1e-4
+        )
     images = traverse(generator, start, direction, [-2.0, 0.0, 1.0], layers="all")
     with torch.no_grad():
         torch.testing.assert_close(images[:, 1], generator.synthesis(start), atol=1e-5, rtol=1e-5)

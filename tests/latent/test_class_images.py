@@ -104,7 +104,7 @@ def test_prepare_reads_what_was_written_in_hu_and_unknown_is_not_negative(tmp_pa
     store = SliceStore.open(tmp_path / "store")
     assert not report.left_out and set(store.slices["split"]) == {"train"} and store.slices["patient"].is_unique
     order = volumes.set_index("volume")["code"][store.slices["case"].str.removeprefix("volume-").astype(int)].to_numpy()
-    wanted = WINDOW["CT"].to_hu(made.images[order, 0].clamp(-1, 1).numpy())
+    wanted = WINDOW["CT"].to_hu(made.images[torch.tensor(order), 0].clamp(-1, 1).numpy())
     assert np.abs(store.hu - wanted).max() <= 0.5 and (store.window.lo, store.window.hi) == (-100, 250)
     np.testing.assert_array_equal(store.labels, made.labels[order])
     with_tumor, without = store.select(tumor=True), store.select(tumor=False)

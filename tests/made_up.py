@@ -53,7 +53,7 @@ class Painted(torch.nn.Module):
     def broadcast(self, w):
         return w[:, None].expand(-1, self.num_layers, -1)
 
-    def synthesis(self, w_plus):
+    def synthesis(self, w_plus, noise=None):
         coarse, others = w_plus[:, :4].mean(dim=1)[..., None, None], w_plus[:, 4:].mean(dim=1)[..., None, None]
         image = torch.where(self.body, -0.2 + 0.05 * others[:, 2], torch.tensor(-1.0))
         image = torch.where(self.away < 4 + coarse[:, 1].clamp(-1.5, 1.5), torch.tensor(0.4), image)

@@ -40,7 +40,7 @@ class Painter(torch.nn.Module):
     def truncate(self, w, psi=0.7):
         return psi * w
 
-    def synthesis(self, w_plus):
+    def synthesis(self, w_plus, noise=None):
         coarse = w_plus[:, :4].mean(dim=1)
         return painted(coarse[:, 0] > 0.5, (8 + coarse[:, 1]).round().clamp(6, 11))
 

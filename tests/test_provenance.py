@@ -14,8 +14,10 @@ from stylemed.errors import BadInput
 from stylemed.files import digest_of_weights
 from stylemed.latent import Codes, encode_store
 from stylemed.latent.direction import Direction, random_direction
+from stylemed.networks import Discriminator
 from stylemed.provenance import Provenance, belong_together
 from stylemed.training import load_encoder, load_generator, train_encoder, train_gan
+from stylemed.training.run import load_network
 
 WHOLE = Provenance(
     kind="generator",
@@ -136,7 +138,10 @@ def test_it_travels_from_the_store_to_the_direction(phantom, tmp_path):
 
     train_encoder(tmp_path / "gan", tmp_path / "enc", "smoke", kimg=0.008, seed=6, progress=False, shortcut=0)
     encoder, _ = load_encoder(tmp_path / "enc")
-    assert encoder.provenance.made_from == {"generator": made.digest}
+    judging, _ = load_network(
+        tmp_path / "gan", "discriminator", Discriminator
+    )  # whose features the encoder was asked for
+    assert encoder.provenance.made_from == {"generator": made.digest, "discriminator": judging.provenance.digest}
     assert (encoder.provenance.seed, encoder.provenance.patients) == (6, train)
 
     codes = encode_store(store, encoder, progress=False)

@@ -360,7 +360,7 @@ def test_a_measured_radius_clips_a_hundredth_of_the_generators_own_latents():
     generator = Generator(16, **{k: v for k, v in TINY.items() if k != "batch_default"}).eval()
 
     def encoder(preset):
-        return EncoderTrainer(generator, None, None, encoder_config(preset), 0, "cpu", {}).encoder
+        return EncoderTrainer(generator, None, None, encoder_config(preset, feature_weight=0), 0, "cpu", {}).encoder
 
     smoke = encoder("smoke")
     with torch.no_grad():
@@ -424,13 +424,15 @@ def test_real_slices_need_an_image_loss_and_a_store(tmp_path):
 def test_changed_images_are_near_and_pairs_without_changes_are_exact():
     torch.manual_seed(0)
     generator = Generator(16, **{k: v for k, v in TINY.items() if k != "batch_default"}).eval()
-    trainer = EncoderTrainer(generator, None, None, encoder_config("smoke", changes=0.5, least_psi=0.0), 0, "cpu", {})
+    trainer = EncoderTrainer(
+        generator, None, None, encoder_config("smoke", changes=0.5, least_psi=0.0, feature_weight=0), 0, "cpu", {}
+    )
     images = trainer.pairs(64, "pairs")[0].clamp(-1, 1)
     changed = trainer._changed(images)
     same = (changed == images).flatten(1).all(dim=1)
     assert 20 < same.sum() < 44
     assert (changed - images)[~same].abs().mean() < 0.3
-    trainer.config = encoder_config("smoke")
+    trainer.config = encoder_config("smoke", changes=0, feature_weight=0)
     assert torch.equal(trainer._changed(images), images)
 
 

@@ -146,7 +146,7 @@ def test_it_travels_from_the_store_to_the_direction(phantom, tmp_path):
 
     codes = encode_store(store, encoder, progress=False)
     codes = Codes.load(codes.save(tmp_path / "codes.safetensors"))
-    weights = {"generator": made.digest, "encoder": encoder.provenance.digest}
+    weights = {**encoder.provenance.made_from, "encoder": encoder.provenance.digest}
     assert codes.provenance.made_from == weights and codes.provenance.patients == mine.patients
     like = Direction(codes.w[0], 0.0, 1.0, "tumor", split="train")
     found = Direction.load(random_direction(codes, like, seed=7).save(tmp_path / "d.safetensors")).provenance

@@ -12,7 +12,7 @@ from stylemed.errors import BadInput, Hindered
 from stylemed.files import atomic, load_tensors, save_tensors, write_json
 from stylemed.networks.reader import ReaderNetwork
 from stylemed.training import load_encoder, load_generator
-from stylemed.training.reader import Labeller
+from stylemed.training.reader import Judge, Labeller
 
 
 def tree(folder):
@@ -103,8 +103,9 @@ def test_readers_of_before_can_be_read(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(reader.network.parameters(), again.network.parameters(), strict=True))
 
 
-def test_weights_whose_header_names_a_class_can_be_read(root):
-    """As files of before this header do: benchmarks/milestones holds some."""
+def test_the_milestones_can_be_read(root):
+    """What long runs go on from: frozen networks, and a judge of before the header named a kind."""
+    Judge.load(root / "benchmarks" / "milestones" / "judge")
     folder = root / "benchmarks" / "milestones" / "phantom-64"
     generator, metadata = load_generator(folder)
     assert generator.resolution == 64 and generator.provenance.digest and metadata["nimg"] > 0

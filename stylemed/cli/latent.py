@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from stylemed.cli.options import Network, Picture, Psi, Seed
+from stylemed.cli.options import Count, Network, OfGenerator, Picture, Psi, Seed, Store, rows_of
 from stylemed.errors import BadInput
 from stylemed.files import atomic
 
 
 def encode(
-    store: Annotated[Path, typer.Argument(help="Slice store.")],
+    store: Store,
     encoder: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of the encoder.")],
     out: Annotated[Path, typer.Option(help="File to write the codes to (.safetensors).")],
     split: Annotated[
@@ -32,8 +32,8 @@ def encode(
 
 
 def invert(
-    store: Annotated[Path, typer.Argument(help="Slice store.")],
-    generator: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of the generator.")],
+    store: Store,
+    generator: OfGenerator,
     out: Annotated[Path, typer.Option(help="File to write the codes to (.safetensors).")],
     encoder: Annotated[
         str | None,
@@ -42,9 +42,7 @@ def invert(
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="train, judge, test or all.")] = "test",
-    count: Annotated[
-        int | None, typer.Option(help="Only so many slices, evenly spaced. Default: all.", min=1, show_default=False)
-    ] = None,
+    count: Count = None,
     space: Annotated[str, typer.Option(help="w (one style for all layers) or w+ (one for each).")] = "w+",
     steps: Annotated[int, typer.Option(help="Steps of descent for each slice.", min=0)] = 1000,
     rate: Annotated[
@@ -66,7 +64,7 @@ def invert(
     codes = invert_store(
         opened,
         _generator(generator)[0],
-        opened.some_rows(None if split == "all" else split, count),
+        rows_of(opened, split, count),
         encoder=None if encoder is None else pretrained.encoder(encoder)[0],
         split=None if split == "all" else split,
         partial=out.with_name(f"{out.name}.begun"),
@@ -79,8 +77,8 @@ def invert(
 
 
 def survive(
-    store: Annotated[Path, typer.Argument(help="Slice store.")],
-    generator: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of the generator.")],
+    store: Store,
+    generator: OfGenerator,
     encoder: Annotated[
         str | None, typer.Option(metavar="RUN", help="Run folder or .safetensors of the encoder.", show_default=False)
     ] = None,
@@ -92,9 +90,7 @@ def survive(
         typer.Option(metavar="RUN", help="Judge that looks for the tumors. Default: errors only.", show_default=False),
     ] = None,
     split: Annotated[str, typer.Option(help="With an encoder: train, judge, test or all.")] = "test",
-    count: Annotated[
-        int | None, typer.Option(help="Only so many slices, evenly spaced. Default: all.", min=1, show_default=False)
-    ] = None,
+    count: Count = None,
     seed: Seed = 0,
 ) -> None:
     """What is lost on the way through latent space: errors of reconstructions, and which tumors are still seen, by size."""
@@ -113,7 +109,7 @@ def survive(
     if codes is None:
         its = pretrained.encoder(encoder)[0]
         check_networks(opened, network, its)
-        rows = opened.some_rows(None if split == "all" else split, count)
+        rows = rows_of(opened, split, count)
         found = encode_store(opened, its, rows=rows)
     else:
         check_networks(opened, network)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from stylemed.errors import BadInput
 
 Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
 Minutes = Annotated[float | None, typer.Option(help="Stop after so many minutes; the same line goes on.")]
@@ -14,10 +17,40 @@ Device = Annotated[
     str | None, typer.Option(help="cpu, cuda or cuda:N. Default: a GPU if there is one.", show_default=False)
 ]
 Network = Annotated[str, typer.Argument(metavar="GENERATOR", help="Run folder or .safetensors of the generator.")]
+Store = Annotated[Path, typer.Argument(help="Slice store.")]
+OfGenerator = Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of the generator.")]
+OfEncoder = Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of its encoder.")]
+MaybeJudge = Annotated[
+    str | None, typer.Option(metavar="RUN", help="Judge that looks for the tumors.", show_default=False)
+]
+Split = Annotated[str, typer.Option(help="Split of the slices, or all.")]
+Count = Annotated[
+    int | None, typer.Option(help="Only so many slices, evenly spaced. Default: all.", min=1, show_default=False)
+]
+Drawn = Annotated[int, typer.Option(help="Fresh generated images whose latents are known.", min=2)]
+Result = Annotated[Path, typer.Option(help="JSON file to write.")]
 Picture = Annotated[Path, typer.Option("--out", help="PNG or PDF file to write.")]
 Psi = Annotated[
     float, typer.Option(help="Truncation of random styles: 1 none, 0 the mean image (no unit).", min=0.0, max=1.0)
 ]
+
+
+def rows_of(store, split: str, count: int | None):
+    """Rows of a split of an open store, or of all splits, evenly spaced."""
+    return store.some_rows(None if split == "all" else split, count)
+
+
+def named(texts: list[str] | None, noun: str, value: str, what: str) -> dict[str, str]:
+    """The option --NOUN NAME=VALUE, repeated, by name; what: the value in words."""
+    found = dict(text.partition("=")[::2] for text in texts or ())
+    if not all(found.values()):
+        raise BadInput(f"--{noun} takes NAME={value}: what to call the {noun}, and its {what}.")
+    return found
+
+
+def typed() -> str:
+    """The command as it was typed, without folders, which are the reader's own."""
+    return "stylemed " + shlex.join(Path(word).name if "/" in word else word for word in sys.argv[1:])
 
 
 def complain(message: str) -> None:

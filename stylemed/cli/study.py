@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from stylemed.cli.options import Seed
+from stylemed.cli.options import (
+    Count,
+    Drawn,
+    MaybeJudge,
+    OfEncoder,
+    OfGenerator,
+    Result,
+    Seed,
+    Split,
+    Store,
+    named,
+    rows_of,
+    typed,
+)
 
 study = typer.Typer(help="Long measurements; each writes one JSON that chapters read.", no_args_is_help=True)
 
 
 @study.command("reconstruction")
 def reconstruction_command(
-    store: Annotated[Path, typer.Argument(help="Slice store.")],
-    generator: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of the generator.")],
-    encoder: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of its encoder.")],
-    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    store: Store,
+    generator: OfGenerator,
+    encoder: OfEncoder,
+    out: Result,
     work: Annotated[Path, typer.Option(help="Folder that keeps the descents, so that the same line goes on.")],
-    judge: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Judge that looks for the tumors.", show_default=False)
-    ] = None,
-    split: Annotated[str, typer.Option(help="Split of the slices, or all.")] = "test",
-    count: Annotated[
-        int | None, typer.Option(help="Only so many slices, evenly spaced. Default: all.", min=1, show_default=False)
-    ] = None,
-    drawn: Annotated[int, typer.Option(help="Fresh generated images whose latents are known.", min=2)] = 1000,
+    judge: MaybeJudge = None,
+    split: Split = "test",
+    count: Count = None,
+    drawn: Drawn = 1000,
     few: Annotated[int, typer.Option(help="Steps of descent after the encoder.", min=0)] = 50,
     many: Annotated[int, typer.Option(help="Steps of descent from the mean w.", min=0)] = 1000,
     seed: Seed = 0,
@@ -46,7 +53,7 @@ def reconstruction_command(
         pretrained.generator(generator)[0],
         pretrained.encoder(encoder)[0],
         None if judge is None else Judge.load(judge),
-        rows=opened.some_rows(None if split == "all" else split, count),
+        rows=rows_of(opened, split, count),
         drawn=drawn,
         few=few,
         many=many,
@@ -58,41 +65,36 @@ def reconstruction_command(
 
 @study.command("factors")
 def factors_command(
-    store: Annotated[Path, typer.Argument(help="Slice store.")],
-    generator: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of the generator.")],
+    store: Store,
+    generator: OfGenerator,
     encoder: Annotated[
         list[str], typer.Option(metavar="NAME=RUN", help="An encoder and what to call it; repeat for several.")
     ],
     judge: Annotated[str, typer.Option(metavar="RUN", help="Judge that tells the factors of generated images.")],
-    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    out: Result,
     truth: Annotated[
         Path | None, typer.Option(help="truth.csv of the phantom that the store was made from.", show_default=False)
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of the slices, or all.")] = "test",
-    count: Annotated[
-        int | None, typer.Option(help="Only so many slices, evenly spaced. Default: all.", min=1, show_default=False)
-    ] = None,
+    split: Split = "test",
+    count: Count = None,
     drawn: Annotated[int, typer.Option(help="Generated images.", min=20)] = 3000,
     seed: Seed = 0,
 ) -> None:
     """How well linear classifiers tell tumor, modality, height, fat and more in z, in w and in encoded w."""
     from stylemed import pretrained
     from stylemed.data.store import SliceStore
-    from stylemed.errors import BadInput
     from stylemed.studies.factors import run
     from stylemed.training.reader import Judge
 
-    named = dict(text.partition("=")[::2] for text in encoder)
-    if not all(named.values()):
-        raise BadInput("--encoder takes NAME=RUN: what to call the encoder, and its run folder.")
+    encoders = named(encoder, "encoder", "RUN", "run folder")
     opened = SliceStore.open(store)
     found = run(
         opened,
         pretrained.generator(generator)[0],
-        {name: pretrained.encoder(path)[0] for name, path in named.items()},
+        {name: pretrained.encoder(path)[0] for name, path in encoders.items()},
         Judge.load(judge),
         truth=truth,
-        rows=opened.some_rows(None if split == "all" else split, count),
+        rows=rows_of(opened, split, count),
         drawn=drawn,
         seed=seed,
     )
@@ -101,23 +103,19 @@ def factors_command(
 
 @study.command("losses")
 def losses_command(
-    store: Annotated[Path, typer.Argument(help="Slice store.")],
+    store: Store,
     generator: Annotated[str, typer.Option(metavar="RUN", help="Run folder of the generator and its discriminator.")],
-    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    out: Result,
     work: Annotated[Path, typer.Option(help="Folder that keeps the encoders' runs, so that the same line goes on.")],
-    judge: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Judge that looks for the tumors.", show_default=False)
-    ] = None,
+    judge: MaybeJudge = None,
     variant: Annotated[
         list[str] | None, typer.Option(help="A variant; repeat for several. Default: all.", show_default=False)
     ] = None,
     preset: Annotated[str, typer.Option(help="Of the encoder.")] = "phantom-64",
     minutes: Annotated[float, typer.Option(help="Of training, for each.", min=0)] = 20.0,
-    split: Annotated[str, typer.Option(help="Split of the slices, or all.")] = "test",
-    count: Annotated[
-        int | None, typer.Option(help="Only so many slices, evenly spaced. Default: all.", min=1, show_default=False)
-    ] = None,
-    drawn: Annotated[int, typer.Option(help="Fresh generated images whose latents are known.", min=2)] = 1000,
+    split: Split = "test",
+    count: Count = None,
+    drawn: Drawn = 1000,
     seed: Seed = 0,
 ) -> None:
     """The same encoder, asked for latents, images, features and slices in turn, for equal time each."""
@@ -133,7 +131,7 @@ def losses_command(
         variants=tuple(variant or VARIANTS),
         preset=preset,
         minutes=minutes,
-        rows=opened.some_rows(None if split == "all" else split, count),
+        rows=rows_of(opened, split, count),
         drawn=drawn,
         work=work,
         seed=seed,
@@ -143,9 +141,9 @@ def losses_command(
 
 @study.command("attribution")
 def attribution_command(
-    generator: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of the generator.")],
+    generator: OfGenerator,
     judge: Annotated[str, typer.Option(metavar="RUN", help="Judge that reads the factors of images.")],
-    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    out: Result,
     pairs: Annotated[int, typer.Option(help="Pairs of random styles.", min=2)] = 500,
     seed: Seed = 0,
 ) -> None:
@@ -160,10 +158,10 @@ def attribution_command(
 @study.command("translation")
 def translation_command(
     store: Annotated[Path, typer.Argument(help="Slice store of a phantom that was made with --mr.")],
-    generator: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of the generator.")],
-    encoder: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of its encoder.")],
+    generator: OfGenerator,
+    encoder: OfEncoder,
     judge: Annotated[str, typer.Option(metavar="RUN", help="Judge that outlines livers and tells the modality.")],
-    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    out: Result,
     level: Annotated[
         list[str] | None,
         typer.Option(
@@ -172,10 +170,8 @@ def translation_command(
             show_default=False,
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of the slices, or all.")] = "test",
-    count: Annotated[
-        int | None, typer.Option(help="Only so many slices, evenly spaced. Default: all.", min=1, show_default=False)
-    ] = None,
+    split: Split = "test",
+    count: Count = None,
     shown: Annotated[int, typer.Option(help="Slices of the target modality to learn its style from.", min=1)] = 1000,
     seed: Seed = 0,
 ) -> None:
@@ -192,7 +188,7 @@ def translation_command(
         pretrained.encoder(encoder)[0],
         Judge.load(judge),
         levels=tuple(level or ["fine"]),
-        rows=opened.some_rows(None if split == "all" else split, count),
+        rows=rows_of(opened, split, count),
         shown=shown,
         seed=seed,
     )
@@ -202,14 +198,14 @@ def translation_command(
 @study.command("edits")
 def edits_command(
     store: Annotated[Path, typer.Argument(help="Slice store of a phantom that was made with --twins.")],
-    generator: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of the generator.")],
-    encoder: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of its encoder.")],
+    generator: OfGenerator,
+    encoder: OfEncoder,
     labeller: Annotated[str, typer.Option(metavar="RUN", help="Labeller that chooses where walks end, on train.")],
     judge: Annotated[str, typer.Option(metavar="RUN", help="Judge that measures, on test.")],
     direction: Annotated[
         list[str], typer.Option(metavar="NAME=FILE", help="A direction and what to call it; repeat for several.")
     ],
-    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    out: Result,
     work: Annotated[Path, typer.Option(help="Folder that keeps what is done, so that the same line goes on.")],
     second_judge: Annotated[
         str | None, typer.Option(metavar="RUN", help="Another judge, measured beside the first.", show_default=False)
@@ -229,22 +225,19 @@ def edits_command(
     """Adding and removing tumors by walks: how often a judge agrees, what else changes, and the error against twins."""
     from stylemed import pretrained
     from stylemed.data.store import SliceStore
-    from stylemed.errors import BadInput
     from stylemed.latent.direction import Direction
     from stylemed.latent.mixing import LEVELS
     from stylemed.studies.edits import run
     from stylemed.training.reader import Judge, Labeller
 
-    named = dict(text.partition("=")[::2] for text in direction)
-    if not all(named.values()):
-        raise BadInput("--direction takes NAME=FILE: what to call the direction, and its file.")
+    directions = named(direction, "direction", "FILE", "file")
     found = run(
         SliceStore.open(store),
         pretrained.generator(generator)[0],
         pretrained.encoder(encoder)[0],
         Labeller.load(labeller),
         Judge.load(judge),
-        {name: Direction.load(path) for name, path in named.items()},
+        {name: Direction.load(path) for name, path in directions.items()},
         second=None if second_judge is None else Judge.load(second_judge),
         levels=tuple(level or ("all", *LEVELS)),
         count=count,
@@ -258,8 +251,7 @@ def edits_command(
 
 
 def _write(found, out: Path) -> None:
-    command = "stylemed " + shlex.join(Path(word).name if "/" in word else word for word in sys.argv[1:])
-    path = replace(found, command=command).save(out)  # folders are the reader's own
+    path = replace(found, command=typed()).save(out)
     for name, table in found.tables.items():
         print(f"{name}\n{table.round(3).to_string(index=False)}\n")
     print(f"written to {path}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from stylemed.cli.options import Device, Minutes, Seed
+from stylemed.cli.options import Device, Minutes, Seed, named, typed
 from stylemed.errors import BadInput
 
 train = typer.Typer(help="Train the generator, then the encoder. The same line resumes.", no_args_is_help=True)
@@ -257,16 +257,10 @@ def release(
     hours: Annotated[float | None, typer.Option(help="Of training, for the card.", show_default=False)] = None,
 ) -> None:
     """Put what was made from one generator into one folder, with checksums and a card; `stylemed.load` reads it."""
-    import shlex
-    import sys
-
     from stylemed.pretrained.bundles import release
 
-    named = dict(text.partition("=")[::2] for text in direction or ())
-    if not all(named.values()):
-        raise BadInput("--direction takes NAME=FILE: what to call the direction, and its file.")
+    directions = named(direction, "direction", "FILE", "file")
     parts = {"generator": generator, "encoder": encoder, "labeller": labeller, "judge": judge}
     parts = {name: path for name, path in parts.items() if path is not None}
-    command = "stylemed " + shlex.join(Path(word).name if "/" in word else word for word in sys.argv[1:])
-    about = dict(data=data, licence=licence, hours=hours, command=command)
-    print(release(out, parts, codes=codes, directions=named, **about).card)
+    about = dict(data=data, licence=licence, hours=hours, command=typed())
+    print(release(out, parts, codes=codes, directions=directions, **about).card)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from stylemed.errors import BadInput
-from stylemed.evaluation.reconstruction import body_masks
+from stylemed.evaluation.reconstruction import body_masks, mean_inside
 from stylemed.evaluation.variety import corrected_share
 from stylemed.statistics import dice
 
@@ -33,8 +33,8 @@ def edit_effects(before, after, found_before, found_after, wanted: int, per_unit
     return pd.DataFrame(
         {
             "changed": (found_after.table["tumor"].to_numpy() == wanted).astype(float),
-            "outside_hu": _mean_inside(change, (body | body_after) & ~liver),
-            "rest_hu": _mean_inside(change, liver & ~tumor),
+            "outside_hu": mean_inside(change, (body | body_after) & ~liver),
+            "rest_hu": mean_inside(change, liver & ~tumor),
             "liver_dice": dice(liver, liver_after),
             "body_dice": dice(body, body_after),
             "tumor_share": np.where(size > 0, (found_after.masks == 3).sum(axis=(1, 2)) / np.maximum(size, 1), np.nan),
@@ -66,7 +66,7 @@ def truth_errors(images, twins, labels, per_unit) -> pd.DataFrame:
     error = np.abs(_seen(images) - _seen(twins)) * np.reshape(per_unit, (-1, 1, 1))
     labels = np.asarray(labels)
     masks = labels == 2, labels == 1, body_masks(twins) & (labels == 0)
-    return pd.DataFrame({name: _mean_inside(error, mask) for name, mask in zip(TRUTH, masks, strict=True)})
+    return pd.DataFrame({name: mean_inside(error, mask) for name, mask in zip(TRUTH, masks, strict=True)})
 
 
 def inpaint(images, masks) -> np.ndarray:
@@ -95,8 +95,3 @@ def inpaint(images, masks) -> np.ndarray:
 def _seen(images) -> np.ndarray:
     """[N, R, R], clipped to the window, as slices are."""
     return np.asarray(images, dtype=np.float64)[:, 0].clip(-1, 1)
-
-
-def _mean_inside(values: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    count = masks.sum(axis=(1, 2))
-    return np.where(count > 0, (values * masks).sum(axis=(1, 2)) / np.maximum(count, 1), np.nan)

@@ -35,6 +35,12 @@ def body_masks(images) -> np.ndarray:
     return np.stack([body_piece(image > BLACK, thin=0) for image in np.asarray(images)[:, 0]])
 
 
+def mean_inside(values: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Mean of values [N, R, R] where the masks [N, R, R] are true: [N], NaN where they nowhere are."""
+    count = masks.sum(axis=(1, 2))
+    return np.where(count > 0, (values * masks).sum(axis=(1, 2)) / np.maximum(count, 1), np.nan)
+
+
 def reconstruction_errors(store, rows, again) -> pd.DataFrame:
     """Reconstructions [N, 1, R, R] of the slices `rows` of a store against these slices; a row each.
 
@@ -53,9 +59,7 @@ def reconstruction_errors(store, rows, again) -> pd.DataFrame:
     table = pd.DataFrame({"row": rows, "patient": store.slices["patient"].to_numpy()[rows]})
     table[["psnr", "ssim"]] = image_errors(wanted, again)
     for name, mask in {"body": body, "liver": labels > 0, "tumor": labels == 2}.items():
-        count = mask.sum(axis=(1, 2))
-        inside = half * (np.abs(error) * mask).sum(axis=(1, 2)) / np.maximum(count, 1)
-        table[f"mae_{name}"] = np.where(count > 0, inside, np.nan)
+        table[f"mae_{name}"] = half * mean_inside(np.abs(error), mask)
     return table
 
 

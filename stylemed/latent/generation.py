@@ -169,12 +169,7 @@ def class_images(
             candidates = _walked(generator, direction, wanted, codes, margin, psi, rng)
         if share:
             parts.append(_accepted(generator, labeller, candidates, share, label, wanted, by))
-    return ClassImages(
-        torch.cat([part.images for part in parts]),
-        torch.cat([part.w_plus for part in parts]),
-        np.concatenate([part.labels for part in parts]),
-        pd.concat([part.table for part in parts], ignore_index=True),
-    )
+    return _joined(parts)
 
 
 def write_class_images(out: str | Path, made: ClassImages, windows: dict, generator) -> Path:
@@ -269,8 +264,7 @@ def _walked(generator, direction, wanted, codes, margin, psi, rng) -> Iterator[t
             where = rng.choice(known, BATCH)
             styles, told = torch.as_tensor(codes.w_plus[where]), {"source": _slices(codes, where)}
         length = side * np.maximum(margin - side * direction.score(styles), 0.0)
-        one = walk(styles, direction, [1.0])[:, 0] - styles
-        moved = styles + torch.as_tensor(length, dtype=styles.dtype)[:, None, None] * one
+        moved = walk(styles, direction, length[:, None])[:, 0]
         told |= {"step": length, "score": direction.score(moved)}
         sure = side * told["score"] > 0
         yield moved[sure], pd.DataFrame(told)[sure]
@@ -303,11 +297,16 @@ def _accepted(generator, labeller, candidates, count, label, wanted, by) -> Clas
                 f"Only {have} of {count} images {'with' if wanted else 'without'} {label} were accepted among {tried}; "
                 "ask for fewer, or for another class."
             )
+    return _joined(parts, count)
+
+
+def _joined(parts: list[ClassImages], most: int | None = None) -> ClassImages:
+    """All parts in a row, the first `most` of them."""
     return ClassImages(
-        torch.cat([part.images for part in parts])[:count],
-        torch.cat([part.w_plus for part in parts])[:count],
-        np.concatenate([part.labels for part in parts])[:count],
-        pd.concat([part.table for part in parts], ignore_index=True)[:count],
+        torch.cat([part.images for part in parts])[:most],
+        torch.cat([part.w_plus for part in parts])[:most],
+        np.concatenate([part.labels for part in parts])[:most],
+        pd.concat([part.table for part in parts], ignore_index=True)[:most],
     )
 
 

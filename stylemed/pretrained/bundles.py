@@ -36,7 +36,7 @@ class Bundle:
 
     name: str
     path: Path
-    contents: dict  # bundle.json
+    contents: dict  # of bundle.json: checksums by file, and files of the directions by name
 
     @cached_property
     def generator(self) -> Generator:
@@ -98,7 +98,7 @@ def load(name: str | Path, folder: Path = HERE) -> Bundle:
     path = folder / str(name) if str(name) in available(folder) else Path(name)
     try:
         contents = json.loads((path / "bundle.json").read_text())
-        return Bundle(path.name, path, {"directions": {}, **contents, "sha256": contents["sha256"]})
+        return Bundle(path.name, path, {name: contents[name] for name in ("sha256", "directions")})
     except FileNotFoundError:
         names = ", ".join(available(folder)) or "none yet"
         raise BadInput(

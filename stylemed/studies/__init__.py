@@ -6,16 +6,20 @@ and nobody can take it for that of other weights.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from stylemed.errors import BadInput
 from stylemed.files import write_json
 from stylemed.machine import commit, machine
+
+if TYPE_CHECKING:
+    from stylemed.latent.codes import Codes
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,19 @@ class Result:
             raise BadInput(f"{path}: no such file; make it with stylemed study.") from None
         except (ValueError, KeyError, TypeError, AttributeError):
             raise BadInput(f"{path} is no result of a study; make it anew with stylemed study.") from None
+
+
+def kept_codes(path: Path, key: dict[str, Any], make: Callable[[], Codes]) -> Codes:
+    """Codes from a file of before with the same key, else made and kept there."""
+    from stylemed.latent.codes import Codes  # torch, which a reader of results does not need
+
+    if path.exists():
+        codes = Codes.load(path)
+        if codes.info.get("key") == key:
+            return codes
+    codes = make()
+    Codes(codes.table, codes.w_plus, codes.info | {"key": key}).save(path)
+    return codes
 
 
 def _without_nan(value):

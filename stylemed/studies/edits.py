@@ -31,7 +31,7 @@ from stylemed.latent.inversion import check_networks
 from stylemed.latent.mixing import LEVELS, layers_of, synthesize
 from stylemed.provenance import Provenance, belong_together
 from stylemed.statistics import mean_interval
-from stylemed.studies import Result
+from stylemed.studies import Result, kept_codes
 from stylemed.training.reader import Findings
 
 WAYS = {"add": 1, "remove": 0}  # what the reader shall tell afterwards
@@ -181,12 +181,8 @@ class _Kept:
         return table
 
     def codes(self, name: str, rows, make: Callable[[], Codes]) -> np.ndarray:
-        path, key = self.folder / f"{name}.safetensors", self.key | {"rows": [int(row) for row in rows]}
-        if path.exists() and Codes.load(path).info.get("key") == key:
-            return Codes.load(path).w_plus
-        codes = make()
-        Codes(codes.table, codes.w_plus, codes.info | {"key": key}).save(path)
-        return codes.w_plus
+        key = self.key | {"rows": [int(row) for row in rows]}
+        return kept_codes(self.folder / f"{name}.safetensors", key, make).w_plus
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from stylemed.latent.codes import Codes, encode_store
 from stylemed.latent.inversion import check_networks, invert_store
 from stylemed.latent.mixing import synthesize
 from stylemed.networks import Encoder, Generator
-from stylemed.studies import Result
+from stylemed.studies import Result, kept_codes
 
 FEW, MANY = 50, 1000  # steps of descent
 TIMED, TIMED_STEPS = 16, 10  # slices and steps by which seconds are measured
@@ -64,7 +64,9 @@ def run(
     key = {"store": store.digest, "rows": [int(row) for row in rows], **made_from}
     errors, survived, seconds = [], [], []
     for name, way in _ways(store, generator, encoder, spaces, few, many).items():
-        codes = _kept(work / f"{name}.safetensors", way, key, rows, progress)
+        file = work / f"{name}.safetensors"
+        goes_on = dict(partial=file.with_suffix(".begun"), progress=progress)
+        codes = kept_codes(file, key, lambda way=way, goes_on=goes_on: way.codes(rows, **goes_on))
         again = synthesize(generator, codes.w_plus)
         errors.append(by_patient(reconstruction_errors(store, rows, again), seed).assign(way=name))
         seconds.append({"way": name, "seconds": _seconds(way, rows)})
@@ -138,14 +140,3 @@ def _seconds(way: _Way, rows) -> float:
     began = time.monotonic()
     way.codes(rows, steps)
     return (time.monotonic() - began) / len(rows) * (1 if steps is None else way.steps / max(steps, 1))
-
-
-def _kept(path: Path, way: _Way, key: dict, rows, progress: bool) -> Codes:
-    """Codes from a file of before with the same key, else made and kept there."""
-    if path.exists():
-        codes = Codes.load(path)
-        if codes.info.get("key") == key:
-            return codes
-    codes = way.codes(rows, partial=path.with_suffix(".begun"), progress=progress)
-    Codes(codes.table, codes.w_plus, codes.info | {"key": key}).save(path)
-    return codes

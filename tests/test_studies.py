@@ -300,7 +300,7 @@ def test_edits_by_the_right_axis_and_by_a_wrong_one(twins_store, tmp_path, monke
     def no_more(*_):
         raise AssertionError("what is kept is not made again")
 
-    monkeypatch.setattr(edits, "encode_store", no_more)
+    monkeypatch.setattr(edits, "codes_by", no_more)
     monkeypatch.setattr(edits, "edit_effects", no_more)
     again = edits.run(*people, directions, second=people[-1], **settings).tables
     for name, table in tables.items():

@@ -28,6 +28,7 @@ Count = Annotated[
     int | None, typer.Option(help="Only so many slices, evenly spaced. Default: all.", min=1, show_default=False)
 ]
 Drawn = Annotated[int, typer.Option(help="Fresh generated images whose latents are known.", min=2)]
+Steps = Annotated[int, typer.Option(help="Of descent from the encoder's answers; 0: the answers as they are.", min=0)]
 Result = Annotated[Path, typer.Option(help="JSON file to write.")]
 Picture = Annotated[Path, typer.Option("--out", help="PNG or PDF file to write.")]
 Psi = Annotated[

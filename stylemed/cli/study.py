@@ -17,6 +17,7 @@ from stylemed.cli.options import (
     Result,
     Seed,
     Split,
+    Steps,
     Store,
     named,
     rows_of,
@@ -173,6 +174,7 @@ def translation_command(
     split: Split = "test",
     count: Count = None,
     shown: Annotated[int, typer.Option(help="Slices of the target modality to learn its style from.", min=1)] = 1000,
+    steps: Steps = 0,
     seed: Seed = 0,
 ) -> None:
     """CT to MR and back by fine styles: errors against the true slice, beside histogram matching and the nearest slice."""
@@ -190,6 +192,7 @@ def translation_command(
         levels=tuple(level or ["fine"]),
         rows=rows_of(opened, split, count),
         shown=shown,
+        steps=steps,
         seed=seed,
     )
     _write(found, out)
@@ -220,6 +223,7 @@ def edits_command(
     few: Annotated[int, typer.Option(help="Of them, for curves, random directions and the choice.", min=1)] = 100,
     randoms: Annotated[int, typer.Option("--random", help="Random directions of equal length.", min=0)] = 99,
     modality: Annotated[str, typer.Option(help="Modality of the slices.")] = "CT",
+    steps: Steps = 0,
     seed: Seed = 0,
 ) -> None:
     """Adding and removing tumors by walks: how often a judge agrees, what else changes, and the error against twins."""
@@ -244,6 +248,7 @@ def edits_command(
         few=few,
         randoms=randoms,
         modality=modality,
+        steps=steps,
         work=work,
         seed=seed,
     )

@@ -45,7 +45,7 @@ def reconstruction_errors(store, rows, again) -> pd.DataFrame:
     """Reconstructions [N, 1, R, R] of the slices `rows` of a store against these slices; a row each.
 
     `image_errors` over the whole image; mean absolute error in HU within the body, the liver (tumors too) and tumors (NaN where
-    there are none). Both are compared inside the window. MR: in units of its window.
+    there are none). Both are compared inside the window. MR alone: in its own units; beside CT: NaN, as the two cannot be averaged.
     """
     rows = np.asarray(rows)
     wanted = torch.from_numpy(store.images(rows))
@@ -53,7 +53,10 @@ def reconstruction_errors(store, rows, again) -> pd.DataFrame:
     if again.shape != wanted.shape:
         raise BadInput(f"{len(rows)} reconstructions {tuple(wanted.shape[1:])} are needed, not {tuple(again.shape)}.")
     error = (again - wanted)[:, 0].numpy()
-    half = np.array([store.windows[modality].per_unit for modality in store.slices["modality"].iloc[rows]])
+    modality = store.slices["modality"].iloc[rows]
+    half = modality.map({name: window.per_unit for name, window in store.windows.items()}).to_numpy(float, copy=True)
+    if modality.nunique() > 1:
+        half[modality != "CT"] = np.nan
     labels = np.asarray(store.labels[rows])
     body = body_masks(wanted)
     table = pd.DataFrame({"row": rows, "patient": store.slices["patient"].to_numpy()[rows]})

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from stylemed.errors import BadInput
 from stylemed.files import digest_of_weights, load_tensors, save_tensors
-from stylemed.latent.codes import Codes, codes_of
+from stylemed.latent.codes import Codes, codes_of, encode_store
 from stylemed.provenance import Provenance, belong_together
 from stylemed.training.image_loss import ReconstructionLoss
 
@@ -162,6 +162,13 @@ def invert_store(
     if partial is not None:
         partial.unlink(missing_ok=True)
     return codes_of(store, rows, found, made_from, split)
+
+
+def codes_by(store, generator, encoder, rows, *, steps: int = 0, partial=None, progress: bool = True) -> Codes:
+    """The encoder's codes of slices, and `steps` of descent from there: `encode_store`, or `invert_store` with an encoder."""
+    if steps == 0:
+        return encode_store(store, encoder, rows=rows, progress=progress)
+    return invert_store(store, generator, rows, encoder=encoder, steps=steps, partial=partial, progress=progress)
 
 
 def check_networks(store, generator, encoder=None) -> None:

@@ -24,10 +24,10 @@ from stylemed.evaluation.memorization import nearest
 from stylemed.evaluation.reconstruction import by_patient
 from stylemed.evaluation.variety import LEAST_LIVER
 from stylemed.files import digest_of_weights, write_json
-from stylemed.latent.codes import Codes, encode_store
+from stylemed.latent.codes import Codes
 from stylemed.latent.direction import Direction, mean_style, random_direction, steps_to, walk
 from stylemed.latent.generation import random_styles
-from stylemed.latent.inversion import check_networks
+from stylemed.latent.inversion import check_networks, codes_by
 from stylemed.latent.mixing import LEVELS, layers_of, synthesize
 from stylemed.provenance import Provenance, belong_together
 from stylemed.statistics import mean_interval
@@ -54,6 +54,7 @@ def run(
     few: int = 100,
     randoms: int = 99,
     modality: str = "CT",
+    steps: int = 0,
     work: str | Path,
     seed: int = 0,
     progress: bool = True,
@@ -66,6 +67,7 @@ def run(
         count: slices with and without tumor, of `test`, at most. few: of them for the curves and for each random direction, and of
             `train` for the choice of a target. Tumors under 3 pixels across and livers under 1 % of the image are not asked for.
         randoms: directions of the same length for each slice, with the spread of w.
+        steps: of descent from the encoder's answers, before anything is walked; what the encoder loses nobody can edit.
 
     Tables: counted (slices by judge and way, those read right on their reconstruction, errors of the judge on the slices), choice
     (by the labeller, on `train`), effects (EFFECTS of each judge, with 95 % intervals over patients), curve, random, truth and
@@ -84,10 +86,10 @@ def run(
         **{f"direction, {name}": _digest(direction) for name, direction in directions.items()},
     }
     settings = {"count": count, "few": few, "random": randoms, "modality": modality, "resolution": generator.resolution}
-    settings |= {"targets": list(TARGETS), "aim": AIM, "levels": list(levels)}
+    settings |= {"targets": list(TARGETS), "aim": AIM, "levels": list(levels), "steps": steps}
     key = {"store": store.digest, "made_from": made_from, "settings": settings, "seed": seed}
     kept = _Kept(Path(work), json.loads(json.dumps(key)))
-    bench = _Bench(store, generator, encoder, modality, kept, seed, progress)
+    bench = _Bench(store, generator, encoder, modality, steps, kept, seed, progress)
 
     walks = [_Walk(name, d, level) for name, d in directions.items() for level in _levels(d, levels, generator)]
     train = {way: bench.side("train", way, few) for way in WAYS}
@@ -193,6 +195,7 @@ class _Bench:
     generator: object
     encoder: object
     modality: str
+    steps: int
     kept: _Kept
     seed: int
     progress: bool
@@ -202,10 +205,9 @@ class _Bench:
         return self.store.windows[self.modality].per_unit
 
     def encoded(self, name: str, rows) -> np.ndarray:
-        def make():
-            return encode_store(self.store, self.encoder, rows=rows, progress=self.progress)
-
-        return self.kept.codes(name, rows, make)
+        """Codes w+ of slices: the encoder's answers, and some steps of descent from there."""
+        options = dict(steps=self.steps, partial=self.kept.folder / f"{name}.begun", progress=self.progress)
+        return self.kept.codes(name, rows, lambda: codes_by(self.store, self.generator, self.encoder, rows, **options))
 
     def asked(self, split: str, way: str) -> np.ndarray:
         """Rows of a split that a way is asked of; BadInput where there are none."""

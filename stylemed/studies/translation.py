@@ -16,8 +16,7 @@ from stylemed.evaluation.judge import check_reader
 from stylemed.evaluation.memorization import nearest
 from stylemed.evaluation.reconstruction import METRICS, by_patient, reconstruction_errors
 from stylemed.files import digest_of_weights
-from stylemed.latent.codes import encode_store
-from stylemed.latent.inversion import check_networks
+from stylemed.latent.inversion import check_networks, codes_by
 from stylemed.latent.mixing import layers_of, mix, synthesize
 from stylemed.statistics import dice
 from stylemed.studies import Result
@@ -34,14 +33,16 @@ def run(
     levels=("fine",),
     rows=None,
     shown: int = 1000,
+    steps: int = 0,
     seed: int = 0,
     progress: bool = True,
 ) -> Result:
     """Both directions on `rows` (None: all of `test`), those that have their other modality.
 
     levels: whose styles come from the target. shown: so many `train` slices of the target at most, by chance, give the mean style,
-    the grey values of histogram matching, and the nearest slice. Table `translation`: what (METRICS of reconstructions; liver, Dice
-    between the judge's outline and the true one; judged as target), value, low, high, slices, patients, way, source, target.
+    the grey values of histogram matching, and the nearest slice. steps: of descent from the encoder's answers. Table
+    `translation`: what (METRICS of reconstructions; liver, Dice between the judge's outline and the true one; judged as target),
+    value, low, high, slices, patients, way, source, target.
     BadInput where these do not belong together, and for a store without slices of both modalities.
     """
     check_networks(store, generator, encoder)
@@ -63,10 +64,12 @@ def run(
             )
         mine, true = rows[use], others[use]
         pool = np.sort(rng.permutation(pool)[:shown])
-        made = translations(store, generator, encoder, mine, pool, levels, rng, progress)
-        made["reconstruction of the truth"] = synthesize(
-            generator, encode_store(store, encoder, rows=true, progress=progress).w_plus
-        )
+        codes = {
+            name: codes_by(store, generator, encoder, asked, steps=steps, progress=progress).w_plus
+            for name, asked in {"mine": mine, "true": true, "pool": pool}.items()
+        }
+        made = translations(store, generator, mine, codes["mine"], pool, codes["pool"], levels, rng)
+        made["reconstruction of the truth"] = synthesize(generator, codes["true"])
         for way, images in made.items():
             table = by_patient(_errors(store, judge, true, images), seed, (*METRICS, "liver, Dice", "judged as target"))
             parts.append(table.assign(way=way, source=source, target=target))
@@ -75,7 +78,7 @@ def run(
         "encoder": digest_of_weights(encoder.state_dict()),
         "judge": digest_of_weights(judge.network.state_dict()),
     }
-    settings = {"levels": list(levels), "slices": int((others >= 0).sum()), "shown": shown}
+    settings = {"levels": list(levels), "slices": int((others >= 0).sum()), "shown": shown, "steps": steps}
     settings |= {"resolution": generator.resolution}
     tables, minutes = {"translation": pd.concat(parts, ignore_index=True)}, (time.monotonic() - began) / 60
     return Result("translation", tables, str(store.digest), made_from, seed, settings, minutes)
@@ -92,14 +95,13 @@ def counterparts(store, rows) -> np.ndarray:
     return np.array([at.get(key, -1) for key in keys], dtype=np.int64)
 
 
-def translations(store, generator, encoder, rows, pool, levels, rng, progress: bool = False) -> dict[str, torch.Tensor]:
-    """Images [N, 1, R, R] of the slices `rows` in the modality of the slices `pool`, by way.
+def translations(store, generator, rows, codes, pool, target, levels, rng) -> dict[str, torch.Tensor]:
+    """Images [N, 1, R, R] of the slices `rows` in the modality of the slices `pool`, by way; codes, target: w+ of the two.
 
     "LEVEL, mean style" and "LEVEL, style of a slice": that level's styles from the mean of the pool, or from one slice of it,
     another one for each row. Beside them: what is already there (slice, reconstruction), and two ways without latent space.
     """
-    codes = torch.as_tensor(encode_store(store, encoder, rows=rows, progress=progress).w_plus)
-    target = torch.as_tensor(encode_store(store, encoder, rows=pool, progress=progress).w_plus)
+    codes, target = torch.as_tensor(codes), torch.as_tensor(target)
     slices, shown = store.images(rows), store.images(pool)
     matched = match_histogram(slices, shown)
     one = target[rng.integers(len(pool), size=len(rows))]

@@ -42,6 +42,7 @@ class EncoderConfig(Intervals):
 
     space: str = "w+"
     trunk: str = "resnet50"  # or resnet34, resnet18
+    parts: int = 1  # a side, over which the trunk's stages are averaged; 1, as in a ResNet, over the whole image
     shortcut: int = 0  # side of the image that a linear shortcut beside the ResNet reads; 0: none, as in the paper
     radius: float | None = None
     shortcut_images: int = 3000  # generated images that the shortcut is fitted to before the training
@@ -162,6 +163,7 @@ class EncoderTrainer:
                 config.trunk,
                 config.shortcut,
                 radius,
+                config.parts,
             )
         if trunk is not None:
             self.encoder.begin_from(trunk)

@@ -59,6 +59,11 @@ def test_errors_are_in_hu_and_each_within_its_region(store):
     assert table["mae_body"][5] == pytest.approx(17.5 * 144 / 576, abs=1e-3)
     assert table["psnr"][5] == pytest.approx(10 * np.log10(4 / (0.01 * 144 / SIDE**2)), abs=1e-3)
     assert (table["ssim"] < 1).all()
+    store.slices.loc[5, "modality"] = "MR"  # whose units cannot be averaged with HU
+    mixed = reconstruction_errors(store, rows, again)
+    assert np.isnan(mixed["mae_liver"][5]) and mixed["mae_liver"][:5].equals(table["mae_liver"][:5])
+    assert np.isfinite(mixed["psnr"][5])
+    store.slices.loc[5, "modality"] = "CT"
     exact = by_patient(reconstruction_errors(store, rows, store.images(rows))).set_index("what")
     assert exact.loc["ssim", "value"] == pytest.approx(1) and exact.loc["mae_body", "value"] == 0
     assert exact.loc["mae_tumor", ["slices", "patients"]].tolist() == [3, 2]

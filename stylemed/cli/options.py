@@ -28,6 +28,15 @@ Count = Annotated[
     int | None, typer.Option(help="Only so many slices, evenly spaced. Default: all.", min=1, show_default=False)
 ]
 Drawn = Annotated[int, typer.Option(help="Fresh generated images whose latents are known.", min=2)]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Change a field of the preset, such as precision=bf16; repeat for several.",
+        show_default=False,
+    ),
+]
 Steps = Annotated[int, typer.Option(help="Of descent from the encoder's answers; 0: the answers as they are.", min=0)]
 Result = Annotated[Path, typer.Option(help="JSON file to write.")]
 Picture = Annotated[Path, typer.Option("--out", help="PNG or PDF file to write.")]
@@ -62,3 +71,24 @@ def complain(message: str) -> None:
 def fail(message: str, code: int) -> None:
     complain(message)
     raise SystemExit(code)
+
+
+def changes_of(given: list[str] | None) -> dict:
+    """NAME=VALUE, values as YAML reads them."""
+    import yaml
+
+    found = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise BadInput(f"--set {text}: write NAME=VALUE, such as r1_gamma=0.5.")
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise BadInput(f"--set {text}: the value cannot be read as YAML.") from None
+        try:
+            read = float(read) if isinstance(read, str) else read  # YAML takes 1e-3 for a word
+        except ValueError:
+            pass
+        found[name.strip()] = read
+    return found

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from stylemed.cli.options import (
+    Changes,
     Count,
     Drawn,
     MaybeJudge,
@@ -19,6 +20,7 @@ from stylemed.cli.options import (
     Split,
     Steps,
     Store,
+    changes_of,
     named,
     rows_of,
     typed,
@@ -113,6 +115,7 @@ def losses_command(
         list[str] | None, typer.Option(help="A variant; repeat for several. Default: all.", show_default=False)
     ] = None,
     preset: Annotated[str, typer.Option(help="Of the encoder.")] = "phantom-64",
+    change: Changes = None,
     minutes: Annotated[float, typer.Option(help="Of training, for each.", min=0)] = 20.0,
     split: Split = "test",
     count: Count = None,
@@ -131,6 +134,7 @@ def losses_command(
         None if judge is None else Judge.load(judge),
         variants=tuple(variant or VARIANTS),
         preset=preset,
+        changes=changes_of(change),
         minutes=minutes,
         rows=rows_of(opened, split, count),
         drawn=drawn,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from stylemed.cli.options import Device, Minutes, Seed, named, typed
+from stylemed.cli.options import Changes, Device, Minutes, Seed, changes_of, named, typed
 from stylemed.errors import BadInput
 
 train = typer.Typer(help="Train the generator, then the encoder. The same line resumes.", no_args_is_help=True)
@@ -25,15 +25,7 @@ def train_gan_command(
     max_minutes: Minutes = None,
     seed: Seed = 0,
     device: Device = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="Change a field of the preset, such as precision=bf16; repeat for several.",
-            show_default=False,
-        ),
-    ] = None,
+    change: Changes = None,
     warm_start: Annotated[
         Path | None,
         typer.Option(
@@ -60,7 +52,7 @@ def train_gan_command(
     from stylemed.training.reader import Labeller
 
     dataset = SliceDataset(SliceStore.open(store), split="train")
-    config = config_for(dataset, preset, _changes(change))  # a mistake there is told before anything large is loaded
+    config = config_for(dataset, preset, changes_of(change))  # a mistake there is told before anything large is loaded
     first = os.environ.get("RANK", "0") == "0"  # of several processes only this one measures
     measure = None
     if first:
@@ -83,27 +75,6 @@ def train_gan_command(
             print(said)
 
 
-def _changes(given: list[str] | None) -> dict:
-    """NAME=VALUE, values as YAML reads them."""
-    import yaml
-
-    found = {}
-    for text in given or ():
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise BadInput(f"--set {text}: write NAME=VALUE, such as r1_gamma=0.5.")
-        try:
-            read = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise BadInput(f"--set {text}: the value cannot be read as YAML.") from None
-        try:
-            read = float(read) if isinstance(read, str) else read  # YAML takes 1e-3 for a word
-        except ValueError:
-            pass
-        found[name.strip()] = read
-    return found
-
-
 @train.command("encoder")
 def train_encoder_command(
     generator: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of the generator.")],
@@ -118,10 +89,7 @@ def train_encoder_command(
     kimg: Annotated[float, typer.Option(help="Generated images to show in all, in thousands.")] = 20.0,
     max_minutes: Minutes = None,
     seed: Seed = 0,
-    change: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Change one field of the preset; repeatable."),
-    ] = None,
+    change: Changes = None,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -147,7 +115,7 @@ def train_encoder_command(
         seed=seed,
         weights=weights,
         device=device,
-        **_changes(change),
+        **changes_of(change),
     )
     _trained(done)
 

@@ -14,10 +14,10 @@ STAGES = {"coarse": ("layer4",), "middle": ("layer3", "layer4"), "fine": ("layer
 class Encoder(nn.Module):
     """Images [B, C, R, R] in [-1, 1] -> w+ [B, L, latent].
 
-    The trunk's last three stages are averaged over the image, or over each part of it. A head reads all three and answers with w,
-    one style for all layers, as the generator was trained. In space "w+" three more heads answer with what the layers of their
-    level add to it: the coarse one reads the last stage, the middle one the last two, the fine one all three (the levels' heads of
-    pSp, Richardson 2021; an offset from w as in e4e, Tov 2021).
+    The trunk's last three stages are averaged over the image. A head reads all three and answers with w, one style for all layers,
+    as the generator was trained. In space "w+" three more heads answer with what the layers of their level add to it: the coarse
+    one reads the last stage, the middle one the last two, the fine one all three (the levels' heads of pSp, Richardson 2021; an
+    offset from w as in e4e, Tov 2021).
 
     Args:
         resolution: side of the images it is made for.
@@ -29,8 +29,6 @@ class Encoder(nn.Module):
         shortcut: side of a small copy of the image that a linear layer reads beside the ResNet; 0, as in the paper, for none.
         radius: largest root mean square of an answer, in standard deviations of w from the mean; 0 for no limit. A generated
             image lies at about 1: farther out the generator has no experience, and a slice unlike its own would end there.
-        parts: into how many parts a side the image is divided before the stages are averaged; 1, as in a ResNet, over all of it.
-            With 2 a head knows in which quarter something lies.
 
     The trunk begins at random, or with `begin_from`. The heads' output is scaled by `w_std` and shifted by `w_avg` [latent], so
     that it begins at the mean image of the generator and every component is of order one; both are buffers, set from the generator
@@ -47,7 +45,6 @@ class Encoder(nn.Module):
         trunk: str = "resnet50",
         shortcut: int = 0,
         radius: float = 0.0,
-        parts: int = 1,
     ):
         super().__init__()
         if space not in ("w", "w+"):
@@ -63,15 +60,13 @@ class Encoder(nn.Module):
             "trunk": trunk,
             "shortcut": shortcut,
             "radius": radius,
-            "parts": parts,
         }
         from torchvision import models  # seconds to import, and most networks are generators
 
         self.resolution, self.channels, self.latent_size = resolution, channels, latent_size
         self.num_layers, self.space, self.shortcut, self.radius = num_layers, space, shortcut, radius
-        self.parts = parts
         self.trunk = getattr(models, trunk)(weights=None)
-        widths = {f"layer{i}": 2**i * self.trunk.fc.in_features // 16 * parts**2 for i in (2, 3, 4)}
+        widths = {f"layer{i}": 2**i * self.trunk.fc.in_features // 16 for i in (2, 3, 4)}
         self.trunk.fc = nn.Identity()
         if channels != 3:
             self.trunk.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
@@ -135,13 +130,13 @@ class Encoder(nn.Module):
         return (rows * self.w_std + self.w_avg).expand(-1, self.num_layers, -1)
 
     def stages(self, images: Tensor) -> dict[str, Tensor]:
-        """images [B, C, R, R] -> the trunk's last three stages, averaged over each part: {"layer2": [B, width * parts²], …}."""
+        """images [B, C, R, R] -> the trunk's last three stages, averaged over the image: {"layer2": [B, width], …}."""
         trunk = self.trunk
         x = trunk.layer1(trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(images)))))
         found = {}
         for name in STAGES["fine"]:
             x = getattr(trunk, name)(x)
-            found[name] = x.mean(dim=(2, 3)) if self.parts == 1 else F.adaptive_avg_pool2d(x, self.parts).flatten(1)
+            found[name] = x.mean(dim=(2, 3))
         return found
 
     def small(self, images: Tensor) -> Tensor:

@@ -7,7 +7,9 @@ The paper asks for latents only. Each variant here adds one thing to the one bef
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -25,7 +27,7 @@ from stylemed.studies.reconstruction import InSpace, known
 from stylemed.training.encoder import encoder_config, train_encoder
 from stylemed.training.run import load_encoder, load_generator
 
-REAL = 0.25  # of a batch, in the variants that learn from slices too
+REAL = 0.5  # of a batch, in the variants that learn from slices too
 TICKS = 4  # of the log, by which the speed of a variant is told
 _PAIRS = {"real_share": 0.0}
 _BY_IMAGE = {**_PAIRS, "feature_weight": 0.0}
@@ -49,6 +51,7 @@ def run(
     *,
     variants=tuple(VARIANTS),
     preset: str = "phantom-64",
+    changes: Mapping = MappingProxyType({}),
     minutes: float = 20.0,
     rows=None,
     drawn: int = 1000,
@@ -58,12 +61,12 @@ def run(
 ) -> Result:
     """Train each of `variants` for so many minutes (no less than TICKS of its log) and measure it on `rows` (None: all of `test`).
 
-    generator: run folder, with its discriminator. work: folder for the encoders' runs; the same call goes on. How many images a
-    variant sees is told from the speed of its first ticks, so nothing else should run beside. Tables, with the column `variant`:
-    training (images in thousands and per second), known, errors, survival. BadInput where these do not belong together, for a
-    preset without an image loss, and for an unknown variant.
+    generator: run folder, with its discriminator. changes: of single fields of the preset, for all variants. work: folder for the
+    encoders' runs; the same call goes on. How many images a variant sees is told from the speed of its first ticks, so nothing else
+    should run beside. Tables, with the column `variant`: training (images in thousands and per second), known, errors, survival.
+    BadInput where these do not belong together, for a preset without an image loss, and for an unknown variant.
     """
-    config = encoder_config(preset)
+    config = encoder_config(preset, **changes)
     if not config.compares_images or config.feature_weight == 0:
         raise BadInput(f"Preset {preset} asks for latents only; name one that asks for images and features too.")
     for name in set(variants) - set(VARIANTS):
@@ -78,7 +81,7 @@ def run(
     told: dict[str, list] = {"training": [], "known": [], "errors": [], "survival": []}
     for name in variants:
         folder = Path(work) / name.replace(", ", "-").replace(" ", "-")
-        settings = dict(preset=preset, dataset=train, seed=seed, progress=progress, **VARIANTS[name])
+        settings = dict(preset=preset, dataset=train, seed=seed, progress=progress) | dict(changes) | VARIANTS[name]
         first = train_encoder(generator, folder, kimg=TICKS * config.tick_kimg, **settings).log()
         speed = float(first["images_per_second"][:TICKS].median())
         kimg = max(speed * 60 * minutes / 1000, TICKS * config.tick_kimg)
@@ -99,6 +102,6 @@ def run(
     if judge is not None:
         made_from["judge"] = digest_of_weights(judge.network.state_dict())
     tables = {name: pd.concat(parts, ignore_index=True) for name, parts in told.items() if parts}
-    settings = {"preset": preset, "minutes": minutes, "slices": len(rows), "drawn": drawn}
+    settings = {"preset": preset, **changes, "minutes": minutes, "slices": len(rows), "drawn": drawn}
     taken = (time.monotonic() - began) / 60
     return Result("losses", tables, str(store.digest), made_from, seed, settings, taken)

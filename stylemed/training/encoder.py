@@ -20,7 +20,7 @@ from stylemed.networks.encoder import TRUNKS
 from stylemed.provenance import Provenance, belong_together
 from stylemed.training.distributed import own_device, refuse_team
 from stylemed.training.image_loss import ReconstructionLoss
-from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, random_stream
+from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, precision_of, random_stream
 from stylemed.training.run import Run, export, load_generator, load_network, settings_of
 from stylemed.training.schedule import Intervals, all_every, config_from_preset, ema_beta
 
@@ -42,13 +42,13 @@ class EncoderConfig(Intervals):
 
     space: str = "w+"
     trunk: str = "resnet50"  # or resnet34, resnet18
-    parts: int = 1  # a side, over which the trunk's stages are averaged; 1, as in a ResNet, over the whole image
     shortcut: int = 0  # side of the image that a linear shortcut beside the ResNet reads; 0: none, as in the paper
     radius: float | None = None
     shortcut_images: int = 3000  # generated images that the shortcut is fitted to before the training
     batch: int = 32
     learning_rate: float = 1e-3
     warmup_kimg: float = 1.0  # the learning rate rises linearly over the first images
+    precision: str = "float32"  # or bf16, but for the losses; on a CPU it does not repeat to the bit
     beta1: float = 0.9
     beta2: float = 0.999
     # what it sees
@@ -71,6 +71,8 @@ class EncoderConfig(Intervals):
             raise BadInput(f"space must be w or w+, not {self.space}.")
         if self.trunk not in TRUNKS:
             raise BadInput(f"trunk must be one of {', '.join(TRUNKS)}, not {self.trunk}.")
+        if self.precision not in ("float32", "bf16"):
+            raise BadInput(f"precision must be float32 or bf16, not {self.precision}.")
         if not 0 <= self.real_share <= 1:
             raise BadInput(f"real_share must lie between 0 and 1, not be {self.real_share}.")
         if self.real_share > 0 and not self.compares_images:
@@ -87,14 +89,14 @@ _SMALL = {
     # A ResNet-50 that begins at random needs more than a few minutes of CPU to read anything from an image. A linear fit does not:
     # it gives a start, and the ResNet learns what is left.
     "shortcut": 32,
-    "batch": 32,
-    "learning_rate": 2e-4,
+    "batch": 16,
     "least_psi": 0.7,
     "changes": 0.3,
+    "latent_weight": 0.25,
     "image_weight": 5.0,
     "structure_weight": 1.0,
     "feature_weight": 1.0,
-    "offset_weight": 0.05,
+    "offset_weight": 0.005,
     "ema_kimg": 1.0,
     "tick_kimg": 0.32,
     **all_every(3.2),
@@ -163,7 +165,6 @@ class EncoderTrainer:
                 config.trunk,
                 config.shortcut,
                 radius,
-                config.parts,
             )
         if trunk is not None:
             self.encoder.begin_from(trunk)
@@ -239,7 +240,9 @@ class EncoderTrainer:
             real = self._reals(n_real)
             wanted, seen = torch.cat([wanted, real]), torch.cat([seen, real])
         encoder.train()
-        w, offsets = encoder.answers(seen)
+        with precision_of(config, self.device):
+            w, offsets = encoder.answers(seen)
+        w, offsets = w.float(), None if offsets is None else offsets.float()
         alone, found = encoder.styles(w, None), encoder.styles(w, offsets)
 
         # Latents: w+ of every generated image, w where one w made it.
@@ -258,8 +261,9 @@ class EncoderTrainer:
         # Images: every other one by its w alone, so that both answers learn what becomes visible.
         if config.compares_images:
             odd = torch.arange(len(seen), device=self.device) % 2 == 1
-            again = self.generator.synthesis(torch.where(odd[:, None, None], alone, found))
-            loss = loss + self.image_loss(again, wanted).mean()
+            with precision_of(config, self.device):
+                again = self.generator.synthesis(torch.where(odd[:, None, None], alone, found)).float()
+                loss = loss + self.image_loss(again, wanted).mean()
             with torch.no_grad():
                 error = (again - wanted).abs().mean(dim=(1, 2, 3))
                 numbers["image_error"] = error[:made].mean().item() if made else 0.0

@@ -25,7 +25,7 @@ from stylemed.networks.widening import widened
 from stylemed.provenance import Provenance, belong_together
 from stylemed.training import augment
 from stylemed.training.distributed import Team, join_team, own_device
-from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, random_stream
+from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, precision_of, random_stream
 from stylemed.training.run import Run, export, load_network, settings_of
 from stylemed.training.schedule import GanConfig, Stage, as_plain, ema_beta, gan_config, growth_table, stage
 
@@ -198,7 +198,7 @@ class GanTrainer:
             team.share(torch.randn(n, 1, *m.shape[2:], generator=stream)).to(self.device) if layer < active else m
             for layer, m in enumerate(generator.noise_maps())
         ]
-        with self._precision():
+        with precision_of(self.config, self.device):
             return _whole(generator.synthesis_native(w_plus, noise, lod))
 
     def _augmented(self, images: Tensor, n: int, name: str) -> Tensor:
@@ -211,12 +211,8 @@ class GanTrainer:
 
     def _scores(self, images: Tensor, lod: float) -> Tensor:
         """D's scores [B, 1] of images at the size that lod leaves."""
-        with self._precision():
+        with precision_of(self.config, self.device):
             return _whole(self.discriminator.forward_native(images, lod))
-
-    def _precision(self):
-        """bfloat16 where the configuration asks for it: convolutions and dense layers; what is summed up stays float32."""
-        return torch.autocast(self.device.type, torch.bfloat16) if self.config.precision == "bf16" else nullcontext()
 
     def _descend(self, loss: Tensor, network, optimizer, guard: GradientGuard) -> None:
         """One step of `optimizer` down the gradient of the whole batch's loss."""

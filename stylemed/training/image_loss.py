@@ -45,10 +45,11 @@ def structural_similarity(a: Tensor, b: Tensor, sigma: float = 1.5, value_range:
     MONAI's is used where results are measured; this one is for training, which does without MONAI.
     """
     c1, c2 = (0.01 * value_range) ** 2, (0.03 * value_range) ** 2
-    mean_a, mean_b = _blurred(a, sigma), _blurred(b, sigma)
-    var_a = _blurred(a * a, sigma) - mean_a * mean_a
-    var_b = _blurred(b * b, sigma) - mean_b * mean_b
-    covariance = _blurred(a * b, sigma) - mean_a * mean_b
+    with torch.autocast(a.device.type, enabled=False):  # differences of squares need every digit
+        mean_a, mean_b = _blurred(a, sigma), _blurred(b, sigma)
+        var_a = _blurred(a * a, sigma) - mean_a * mean_a
+        var_b = _blurred(b * b, sigma) - mean_b * mean_b
+        covariance = _blurred(a * b, sigma) - mean_a * mean_b
     brightness = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     structure = (2 * covariance + c2) / (var_a + var_b + c2)
     return (brightness * structure).mean(dim=(1, 2, 3))

@@ -55,6 +55,11 @@ def next_positions(nimg: int, count: int, size: int, seed: int) -> list[int]:
     return positions
 
 
+def precision_of(config, device: torch.device):
+    """bfloat16 where a configuration asks for it: convolutions and dense layers; weights and what is summed up stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
 @torch.no_grad()
 def move_average(averaged: torch.nn.Module, network: torch.nn.Module, beta: float) -> None:
     """averaged = beta * averaged + (1 - beta) * network, for every parameter (not for buffers)."""

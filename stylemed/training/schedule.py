@@ -71,7 +71,7 @@ class GanConfig(Intervals):
     w_avg_beta: float = 0.995
     ema_kimg: float = 10.0  # half-life of the averaged generator …
     ema_rampup: float | None = None  # … but at most this share of the images shown so far
-    precision: str = "float32"  # or bf16: convolutions in bfloat16, weights and optimizer in float32; pays on GPUs
+    precision: str = "float32"  # or bf16: convolutions in bfloat16, weights and optimizer in float32
     compile: bool = False  # torch.compile for the passes that need no second derivative
     # discriminator augmentation
     augment: str = "none"  # none, fixed (probability augment_p) or ada (p follows the overfitting heuristic)

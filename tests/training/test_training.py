@@ -390,6 +390,16 @@ def test_encoder_trains_resumes_to_the_bit_and_exports(tmp_path, changes):
     assert said <= set(run.log().columns) and len(run.samples()) >= 1
 
 
+def test_an_encoder_in_bf16_learns_as_one_in_float32(tmp_path):
+    gan = train_gan(Blobs(), tmp_path / "gan", "smoke", kimg=0.05, progress=False, **TINY).path
+    told = {}
+    for precision in ("float32", "bf16"):
+        changes = EVERYTHING | {"precision": precision}
+        run = train_encoder(gan, tmp_path / precision, "smoke", dataset=Blobs(), kimg=0.032, progress=False, **changes)
+        told[precision] = run.log()["loss"].iloc[0]
+    assert told["bf16"] == pytest.approx(told["float32"], rel=0.02) and told["bf16"] != told["float32"]
+
+
 def test_trunk_weights_come_from_a_file_a_server_or_chance(tmp_path, monkeypatch, capsys):
     from torchvision.models import resnet18
 

@@ -32,7 +32,7 @@ def png(image, size: int = 256, sides: bool = True) -> bytes:
 
 
 def difference_png(change, limit: float, size: int = 256) -> bytes:
-    """A signed difference [R, R] or [1, R, R] between -limit and limit as a PNG in the colours of `sheet.DIFFERENCE`: 0 is black."""
+    """A signed difference [R, R] or [1, R, R] between -limit and limit as a PNG in colours (`sheet.DIFFERENCE`): 0 is black."""
     change = np.asarray(change, dtype=float)
     change = change.reshape(change.shape[-2:])
     colors = DIFFERENCE((change / limit).clip(-1, 1) / 2 + 0.5, bytes=True)[..., :3]

@@ -235,7 +235,9 @@ def test_counterfactual_viewer_sets_each_edit_beside_its_truth(tmp_path):
     none = np.asarray(Image.open(io.BytesIO(widgets.difference_png(np.diag([0.0, 100, -100]), 100.0, 3))))
     assert none[0].max() <= 2 and none[1, 1, 0] > none[1, 1, 2] and none[2, 2, 2] > none[2, 2, 0]  # orange, blue
     size = sum(len(w.value) for w in walk_widgets(widget) if isinstance(w, ipywidgets.Image))
-    assert size * (2 * 9 + 2) * 4 / (2 * 8) * 4 / 3 < 3e6  # of noise, which no file makes smaller, for 4 slices and 9 steps
+    assert (
+        size * (2 * 9 + 2) * 4 / (2 * 8) * 4 / 3 < 3e6
+    )  # of noise, which no file makes smaller, for 4 slices and 9 steps
 
 
 def test_png_has_fixed_grey_and_whole_pixels():

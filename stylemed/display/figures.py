@@ -360,7 +360,7 @@ def heatmap(table, name: str, ends: tuple[float, float] = (0.0, 1.0)) -> Figure:
     shades = ax.imshow(values, cmap="Blues", vmin=ends[0], vmax=ends[1], aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         ink = "white" if value > np.mean(ends) else "black"
-        text = f"{value:.2f}".replace("-", "−") if np.isfinite(value) else "–"
+        text = f"{round(value, 2) + 0.0:.2f}".replace("-", "−") if np.isfinite(value) else "–"
         ax.text(column, row, text, ha="center", va="center", fontsize=11, color=ink)
     ax.set_xticks(range(values.shape[1]), [str(label).replace(" ", "\n") for label in table.columns], fontsize=11)
     ax.set_yticks(range(values.shape[0]), table.index, fontsize=11)

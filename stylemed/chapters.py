@@ -21,10 +21,15 @@ from stylemed.files import write_json
 from stylemed.provenance import Provenance, belong_together
 
 # Whose artifacts a chapter uses, by the chapter's number.
-USES = {"03": ("01",), "04": ("03",), "05": ("04",), "06": ("04",)}
+USES = {"03": ("01",), "04": ("03",), "05": ("04",), "06": ("04",), "07": ("04",)}
 # What a chapter leaves in the artifacts folder for others. Of a training these are the weights: who deletes checkpoints for
 # room need not train again.
-MAKES = {"01": ("phantom/*", "store/*"), "03": ("gan/*.safetensors",), "04": ("encoder/*.safetensors",)}
+MAKES = {
+    "01": ("phantom/*", "store/*"),
+    "03": ("gan/*.safetensors",),
+    "04": ("encoder/*.safetensors",),
+    "07": ("translation/*/*.safetensors",),
+}
 # Image side of the store that is made on the spot when a chapter that trains is opened first.
 RESOLUTIONS = {"smoke": 32, "cpu": 64, "colab": 128, "gpu": 128}
 SMALL = 32
@@ -276,7 +281,7 @@ def study(name: str, address: str | None = None) -> Any:
     """
     from stylemed.studies import Result  # pandas is not needed to know what is out of date
 
-    root = project_root()
+    root = project_root() or (None if address else project_root(PACKAGE))  # the package may lie in a checkout
     if root:
         path = root / "book" / "results" / f"{name}.json"
     else:

@@ -283,7 +283,7 @@ def test_the_texts_hold_commands():
     """None would pass all of the above."""
     count = {file.name: len(commands_of(file)) for file in sources()}
     assert count["README.md"] > 20 and count["RUNS.md"] > 8 and count["RESULTS.md"] > 8 and count["Makefile"] >= 3
-    assert count["07_paper_scale.ipynb"] > 10 and count["training.py"] >= 1 and count["intro.md"] >= 3
+    assert count["08_paper_scale.ipynb"] > 10 and count["training.py"] >= 1 and count["intro.md"] >= 3
 
 
 @pytest.mark.parametrize(

@@ -336,7 +336,7 @@ def bars(groups: list[str], series: dict, ylabel: str, intervals: dict | None = 
     ax, width = figure.subplots(), 0.84 / len(series)
     for i, (name, values) in enumerate(series.items()):
         x = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
-        ax.bar(x, values, 0.92 * width, color="#777777" if i == 0 else LINES[i - 1], label=name)
+        ax.bar(x, values, 0.92 * width, color="#777777" if i == 0 else LINES[(i - 1) % len(LINES)], label=name)
         if intervals and name in intervals:
             low, high = (np.asarray(end, dtype=float) for end in intervals[name])
             ax.vlines(x, low, high, color="black", linewidth=1.0)
@@ -345,6 +345,28 @@ def bars(groups: list[str], series: dict, ylabel: str, intervals: dict | None = 
     ax.set_xticks(range(len(groups)), groups)
     ax.set_ylabel(ylabel, fontsize=12)
     ax.legend(fontsize=11, frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderpad=0)
+    return figure
+
+
+def heatmap(table, name: str, ends: tuple[float, float] = (0.0, 1.0)) -> Figure:
+    """A table of numbers as shaded cells with the numbers in them: index down the side, columns along the top.
+
+    ends: values of the palest and the darkest shade; name: what the numbers are; a dash stands where there is none.
+    """
+    values = table.to_numpy(dtype=float)
+    size = (2.2 + 0.62 * values.shape[1], 1.0 + 0.34 * values.shape[0])
+    figure = SlideFigure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
+    ax = figure.subplots()
+    shades = ax.imshow(values, cmap="Blues", vmin=ends[0], vmax=ends[1], aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        ink = "white" if value > np.mean(ends) else "black"
+        text = f"{round(value, 2) + 0.0:.2f}".replace("-", "−") if np.isfinite(value) else "–"
+        ax.text(column, row, text, ha="center", va="center", fontsize=11, color=ink)
+    ax.set_xticks(range(values.shape[1]), [str(label).replace(" ", "\n") for label in table.columns], fontsize=11)
+    ax.set_yticks(range(values.shape[0]), table.index, fontsize=11)
+    ax.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
+    ax.spines[:].set_visible(False)
+    figure.colorbar(shades, ax=ax, location="bottom", shrink=0.5, aspect=30, pad=0.02).set_label(name, fontsize=11)
     return figure
 
 

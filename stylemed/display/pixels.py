@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from stylemed.display.sheet import DIFFERENCE
+
 
 def png(image, size: int = 256, sides: bool = True) -> bytes:
     """A slice [R, R] or [1, R, R] in [-1, 1] as a grey PNG, enlarged by the whole factor that comes nearest to `size`.
@@ -27,6 +29,14 @@ def png(image, size: int = 256, sides: bool = True) -> bytes:
         draw.text((4, height - 3), "R", anchor="ld", **style)
         draw.text((width - 4, height - 3), "L", anchor="rd", **style)
     return _file(picture)
+
+
+def difference_png(change, limit: float, size: int = 256) -> bytes:
+    """A signed difference [R, R] or [1, R, R] between -limit and limit as a PNG in colours (`sheet.DIFFERENCE`): 0 is black."""
+    change = np.asarray(change, dtype=float)
+    change = change.reshape(change.shape[-2:])
+    colors = DIFFERENCE((change / limit).clip(-1, 1) / 2 + 0.5, bytes=True)[..., :3]
+    return _file(_enlarged(colors, max(1, round(size / change.shape[-1]))))
 
 
 def sample_grid(file: Path, side: int, width: int = 1024) -> bytes:

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 
 from stylemed.display.figures import step_name
-from stylemed.display.pixels import png
+from stylemed.display.pixels import difference_png, png
 from stylemed.display.sheet import COLOR_A, COLOR_B, as_slices
 from stylemed.latent.direction import Direction, walk
 from stylemed.latent.inversion import invert
 from stylemed.latent.mixing import LEVELS, blend, describe_level, layers_of, synthesize
 
 LARGE, SMALL = 256, 128  # pixels, about: results, sources
+VIEWED = 192  # four beside each other
 
 
 def is_live() -> bool:
@@ -85,6 +86,34 @@ def mixing_widget(a_images, b_images, grids: dict, a_names=None, b_names=None):
     )
     result = _titled("A with the chosen level of B", _nest(sliders, mixtures))
     return _column([*rows, _row(sources, result)])
+
+
+def counterfactual_viewer(images, edits, truth, window, labels, errors, names=None, limit: float = 100.0):
+    """Slice, edit, truth and the edit's signed error in HU beside each other, without a kernel: sliders for slice and step.
+
+    images, truth: [B, 1, R, R] in [-1, 1], the slices and what they should become; edits: [B, S, 1, R, R]; labels: S texts
+    of the steps; errors: [B, S] texts, shown above the error; limit: end of its scale, HU. B · (2 S + 2) pictures are
+    stored: with 4 slices and 9 steps about half a megabyte at 64² and two at 128².
+    """
+    images, truth, edits = as_slices(images), as_slices(truth), np.asarray(edits, dtype=float)[:, :, 0].clip(-1, 1)
+    names = [f"slice {i + 1}" for i in range(len(images))] if names is None else names
+    which, step = _slider("slice", len(images), 0), _slider("step", len(labels), 0)
+    wrong = (edits - truth[:, None]) * window.per_unit
+    maps = [[_picture_of(difference_png(error, limit, VIEWED)) for error in row] for row in wrong]
+    told = [[_text(text) for text in row] for row in errors]
+    walked = [[_picture(image, VIEWED) for image in row] for row in edits]
+    panels = {
+        "slice": _switch(which, [_picture(image, VIEWED) for image in images]),
+        "edit": _nest([which, step], walked),
+        "truth": _switch(which, [_picture(image, VIEWED) for image in truth]),
+        f"error, ±{limit:g} HU": _nest([which, step], maps),
+    }
+    rows = [
+        _row(which, _switch(which, [_text(name) for name in names])),
+        _row(step, _switch(step, [_text(label) for label in labels])),
+        _nest([which, step], told),
+    ]
+    return _column([*rows, _row(*(_titled(title, panel) for title, panel in panels.items()))])
 
 
 def live_mixing(generator, a, b=None, a_names=None, b_names=None):
@@ -224,7 +253,11 @@ def _choice(description: str, options: list[str]):
 
 
 def _picture(image, size: int = LARGE):
-    return ipywidgets.Image(value=png(image, size), format="png", layout=ipywidgets.Layout(max_width="100%"))
+    return _picture_of(png(image, size))
+
+
+def _picture_of(file: bytes):
+    return ipywidgets.Image(value=file, format="png", layout=ipywidgets.Layout(max_width="100%"))
 
 
 def _text(text: str):

@@ -219,6 +219,27 @@ def test_mixing_widget_holds_every_mixture(tmp_path):
         assert ids[widgets.png(a[i], widgets.SMALL)] in visible and ids[widgets.png(b[k], widgets.SMALL)] in visible
 
 
+def test_counterfactual_viewer_sets_each_edit_beside_its_truth(tmp_path):
+    images, truth, edits = slices(2, side=64), slices(2, side=64), slices(2, 3, side=64)
+    texts = [[f"{which} {step}" for step in range(3)] for which in range(2)]
+    widget = widgets.counterfactual_viewer(images, edits, truth, WINDOW, ["0", "−1", "−2"], texts)
+    ids = {w.value: w.model_id for w in walk_widgets(widget) if isinstance(w, ipywidgets.Image | ipywidgets.Label)}
+    state = page_state(widget, tmp_path)
+    for which, step in np.ndindex(2, 3):
+        shown = browser(state, {"slice": which, "step": step})
+        visible = {nested(root, shown) for root in shown}
+        error = (edits[which, step] - truth[which]) * WINDOW.per_unit
+        files = [widgets.png(image, widgets.VIEWED) for image in (images[which], edits[which, step], truth[which])]
+        files.append(widgets.difference_png(error, 100.0, widgets.VIEWED))
+        assert {ids[file] for file in [*files, texts[which][step]]} <= visible
+    none = np.asarray(Image.open(io.BytesIO(widgets.difference_png(np.diag([0.0, 100, -100]), 100.0, 3))))
+    assert none[0].max() <= 2 and none[1, 1, 0] > none[1, 1, 2] and none[2, 2, 2] > none[2, 2, 0]  # orange, blue
+    size = sum(len(w.value) for w in walk_widgets(widget) if isinstance(w, ipywidgets.Image))
+    assert (
+        size * (2 * 9 + 2) * 4 / (2 * 8) * 4 / 3 < 3e6
+    )  # of noise, which no file makes smaller, for 4 slices and 9 steps
+
+
 def test_png_has_fixed_grey_and_whole_pixels():
     image = slices(1, side=64)[0]
     picture = np.asarray(Image.open(io.BytesIO(widgets.png(image, sides=False))))
@@ -299,3 +320,14 @@ def test_bars_stand_for_their_values():
     figure = figures.bars(["a", "b"], {"slice": [1, 2], "again": [0.5, 0]}, "share", {"again": ([0.25, 0], [0.75, 0])})
     heights = [bar.get_height() for bar in figure.axes[0].patches]
     assert heights == [1, 2, 0.5, 0] and figure.axes[0].get_legend().get_texts()[1].get_text() == "again"
+
+
+def test_a_heatmap_holds_its_numbers():
+    table = pd.DataFrame({"coarse": [0.25, 1.0], "all styles": [np.nan, -0.5]}, index=["tumor", "phase"])
+    figure = figures.heatmap(table, "share")
+    ax = figure.axes[0]
+    assert [t.get_text() for t in ax.texts] == ["0.25", "–", "1.00", "−0.50"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["coarse", "all\nstyles"]
+    np.testing.assert_array_equal(ax.images[0].get_array(), table.to_numpy())
+    figure.png()  # lays it out
+    no_text_overlaps(figure)

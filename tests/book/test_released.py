@@ -130,6 +130,12 @@ def test_what_is_not_released_is_made_fresh_and_said(store, artifacts, capsys):
         chapters.inputs("smoke", weights="trained")
 
 
+@pytest.mark.parametrize("name", [name for name in pretrained.available() if name.startswith("phantom")])
+def test_no_released_model_knows_the_test_patients_of_chapter_1(name):
+    known = [int(patient.removeprefix("phantom")) for patient in pretrained.load(name).generator.provenance.patients]
+    assert 0 < len(known) and max(known) < chapters.FIRST_TEST
+
+
 @pytest.mark.slow
 def test_a_chapter_opened_alone_makes_a_store_only(bundle, tmp_path, monkeypatch):
     """And its test patients are none of those a released model knows."""

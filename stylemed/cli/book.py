@@ -113,6 +113,6 @@ def book_picture(
     made = build_folder(profile) / "artifacts"
     out = out or checkout() / "book" / "_static" / "path.png"
     gan, encoder = networks(made)
-    drawn = path_figure(SliceStore.open(made / "store"), load_generator(gan)[0], load_encoder(encoder)[0])
-    out.write_bytes(drawn.png())
+    loaded = load_generator(gan)[0], load_encoder(encoder)[0]
+    out.write_bytes(path_figure(SliceStore.open(made / "store"), *loaded).png())
     print(f"written to {out}")

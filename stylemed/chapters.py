@@ -33,6 +33,10 @@ MAKES = {
 # Image side of the store that is made on the spot when a chapter that trains is opened first.
 RESOLUTIONS = {"smoke": 32, "cpu": 64, "colab": 128, "gpu": 128}
 SMALL = 32
+# Number of the first test patient in phantoms made here and in chapter 1: released models have learned from patients before it.
+FIRST_TEST = 61
+FRESH, RELEASED = "fresh", "released"
+NOTE = "released.txt"  # among the artifacts: the folder of the released model that chapters read
 INPUTS = ("store", "generator", "encoder")
 _MAKER = {"generator": "03", "encoder": "04"}  # the chapter that makes it
 PACKAGE = Path(__file__).resolve().parent
@@ -73,11 +77,10 @@ class Inputs:
     folder: Path
     needs: tuple[str, ...] = ()
     small: bool = False  # True: made on the spot because an earlier chapter has not run
+    released: Any = None  # Bundle the networks come from, with judge, labeller, directions, codes; None: fresh ones
     store: Any = None  # SliceStore
     generator: Any = None  # Generator, eval()
-    generator_metadata: dict | None = None
     encoder: Any = None  # Encoder, eval()
-    encoder_metadata: dict | None = None
 
     @property
     def store_path(self) -> Path:
@@ -93,9 +96,21 @@ class Inputs:
         """Run folder of the encoder: the one that was read, or the one this chapter trains."""
         return self._run("encoder", "encoder")
 
+    def encoder_after(self, run: Path) -> Any:
+        """The Encoder a chapter goes on with that trained one in `run`: the released one, where there is one. A line says which."""
+        from stylemed.training.run import load_encoder
+
+        released = self.released is not None and self.released.holds("encoder.safetensors")
+        encoder = self.released.encoder if released else load_encoder(run)[0]
+        print(f"from here: {_told(self.released) if released else 'the encoder of this chapter'}, {_kimg(encoder)}")
+        return encoder
+
     def _run(self, name: str, need: str) -> Path:
-        # What a chapter trains on stand-ins stays apart from stand-ins that other chapters read.
-        apart = self.small and need not in self.needs
+        if self.released is not None and need in self.needs:
+            return self.released.file(f"{need}.safetensors").parent
+        # What a chapter trains on stand-ins stays apart from stand-ins that other chapters read; so does an encoder of a released
+        # generator from those of the generator that chapter 3 trains.
+        apart = need not in self.needs and (self.small or (self.released is not None and "generator" in self.needs))
         return self.folder / "tried" / name if apart else self.folder / name
 
     @property
@@ -112,15 +127,25 @@ def _marker(folder: Path, need: str) -> Path:
     }[need]
 
 
-def inputs(profile: str, needs: Iterable[str] = INPUTS) -> Inputs:
+def inputs(profile: str, needs: Iterable[str] = INPUTS, weights: str = FRESH) -> Inputs:
     """The inputs of a chapter, and one printed line for each that says where it came from.
 
     They are taken from `_build/<profile>/artifacts`, where the earlier chapters leave them. If one of `needs`
     is not there, all of them are made small on the spot, in a folder of their own: a chapter can be opened
     first and alone, sizes never mix, and nothing small passes for the real thing.
 
-    Raises BadInput for an unknown profile or need, and for artifacts that were made from others than those beside them: a
-    generator of another store has seen patients that are now `test`. A stand-in in its place would hide that.
+    weights: "fresh", networks that chapters trained; "released", those of the released model for the phantom at the store's
+    resolution; or the name or folder of a released model. Its networks come from other slices than the store's, so that equal
+    stores cannot be asked for. What has to hold is that it was learned from nobody on whom it is measured here: from no patient
+    outside of the store's `train`, neither by a file nor by name. Names are needed because one body of the phantom makes another
+    file in another phase or size; so that they say enough, chapter 1 numbers its test patients from 61 on, and its `train` may
+    be known to the model, as it may be to a fresh one. Real scans go under other names in other collections, so "released" never
+    takes a model for them; whoever names one says by that that its patients are others.
+    Where "released" finds no model that fits, a printed sentence says why, and fresh networks take its place.
+
+    Raises BadInput for an unknown profile or need, for a named model that does not fit, and for artifacts that were made from
+    others than those beside them: a generator of another store has seen patients that are now `test`. A stand-in in its place
+    would hide that.
     """
     global _current
     needs = tuple(needs)
@@ -131,14 +156,71 @@ def inputs(profile: str, needs: Iterable[str] = INPUTS) -> Inputs:
     folder = _current / "artifacts"
     folder.mkdir(parents=True, exist_ok=True)
     result = Inputs(profile, folder, needs)
-    missing = [need for need in needs if not _marker(folder, need).is_file()]
+    side = RESOLUTIONS.get(profile, SMALL)
+    if weights != FRESH:
+        result.released = _released(result, weights, side)
+    made = tuple(need for need in needs if need == "store" or result.released is None)
+    missing = [need for need in made if not _marker(folder, need).is_file()]
     if missing:
-        side = RESOLUTIONS.get(profile, SMALL) if needs == ("store",) else SMALL
-        result = Inputs(profile, folder / f"small-{side}", needs, small=True)
+        side = side if made == ("store",) else SMALL
+        result = Inputs(profile, folder / f"small-{side}", needs, small=True, released=result.released)
         print(f"Not made yet in {_shown(folder)}: {', '.join(missing)}. A small stand-in is used.")
-        _make_small(result, needs, side)
+        _make_small(result, made, side)
     _load(result, needs)
+    if "generator" in needs:
+        _note(folder, result.released)
     return result
+
+
+def _released(result: Inputs, weights: str, side: int) -> Any:
+    """The Bundle that `weights` asks for; None, after a printed sentence, where "released" finds none that fits."""
+    from stylemed import pretrained
+    from stylemed.data.store import SliceStore
+
+    store = SliceStore.open(result.store_path) if _marker(result.folder, "store").is_file() else None
+    name = f"phantom-{store.resolution if store else side}" if weights == RELEASED else weights
+    try:
+        if weights == RELEASED and store and not all(re.fullmatch(r"phantom\d+", p) for p in store.provenance.patients):
+            raise BadInput("they are models of the phantom, and this store holds other patients")
+        if weights == RELEASED and name not in pretrained.available():
+            raise BadInput(f"there is no {name} yet")
+        bundle = pretrained.load(name)
+        if lacking := [need for need in result.needs if need != "store" and not bundle.holds(f"{need}.safetensors")]:
+            raise BadInput(f"{bundle.name} has no {lacking[0]}")
+        if store:
+            _unseen(bundle.name, bundle.generator.provenance, store)
+        return bundle
+    except BadInput as error:
+        if weights != RELEASED:
+            raise
+        print(f"Released weights cannot be used ({str(error).rstrip('.')}); fresh ones take their place.")
+        return None
+
+
+def _unseen(name: str, made: Provenance, store: Any) -> None:
+    """BadInput where what was learned elsewhere does not fit the store, or from someone who is not in the store's `train`."""
+    cure = "choose weights='fresh'"
+    names = (f"the released {name}", "the store of this chapter")
+    belong_together(made, store.provenance, names=names, same_store=False, cure=cure)
+    others = [row for row, split in enumerate(store.slices["split"]) if split != "train"]
+    if known := made.shared_patients(store.learned_from(others), by_name_alone=True):
+        raise BadInput(f"{name} may have learned from {known[0]}, on whom the chapter would measure it; {cure}.")
+
+
+def _note(folder: Path, bundle: Any) -> None:
+    """Leave word of the released model the chapters read; see `networks`."""
+    if bundle is None:
+        (folder / NOTE).unlink(missing_ok=True)
+    else:
+        (folder / NOTE).write_text(str(bundle.path.resolve()))
+
+
+def networks(folder: Path) -> tuple[Path, Path]:
+    """Folders of the generator and the encoder that the chapters read last, by what they left in the artifacts `folder`."""
+    if (folder / NOTE).is_file():
+        released = Path((folder / NOTE).read_text())
+        return released, released
+    return folder / "gan", folder / "encoder"
 
 
 def _shown(path: Path) -> str:
@@ -159,22 +241,28 @@ def _load(result: Inputs, needs: tuple[str, ...]) -> None:
         result.store = SliceStore.open(result.store_path)
         learned["store"] = result.store.provenance
         print(f"store:     {origin}, {result.store.resolution} x {result.store.resolution} pixels")
+    if result.released is not None:
+        origin = _told(result.released)
     if "generator" in needs:
         from stylemed.training.run import load_generator
 
-        result.generator, result.generator_metadata = load_generator(result.gan_path)
+        result.generator, _ = load_generator(result.gan_path)
         _fit(result, learned, "generator", result.generator.provenance)
-        print(f"generator: {origin}, {_kimg(result.generator_metadata)}")
+        print(f"generator: {origin}, {_kimg(result.generator)}")
     if "encoder" in needs:
         from stylemed.training.run import load_encoder
 
-        result.encoder, result.encoder_metadata = load_encoder(result.encoder_path)
+        result.encoder, _ = load_encoder(result.encoder_path)
         _fit(result, learned, "encoder", result.encoder.provenance)
-        print(f"encoder:   {origin}, {_kimg(result.encoder_metadata)}")
+        print(f"encoder:   {origin}, {_kimg(result.encoder)}")
 
 
 def _fit(result: Inputs, learned: dict[str, Provenance], need: str, made: Provenance) -> None:
     """Refuse an artifact that was not made from those loaded before it, and name the chapters that make it again."""
+    if result.released is not None:  # its parts were compared when it was released
+        if result.store is not None:
+            _unseen(result.released.name, made, result.store)
+        return
     numbers = [_MAKER["generator"], _MAKER["encoder"]] if need == "generator" else [_MAKER["encoder"]]
     again = f"stylemed book run {' '.join(str(int(number)) for number in numbers)} --profile {result.profile}"
     for other, provenance in learned.items():
@@ -187,9 +275,12 @@ def _fit(result: Inputs, learned: dict[str, Provenance], need: str, made: Proven
     learned[need] = made
 
 
-def _kimg(metadata: dict) -> str:
-    seen = float(metadata.get("nimg") or 0) / 1000
-    return f"trained on {seen:.1f} thousand images"
+def _told(bundle: Any) -> str:
+    return f"{bundle.name}, released: learned from {bundle.data or f'{len(bundle.generator.provenance.patients)} patients'}"
+
+
+def _kimg(network: Any) -> str:
+    return f"trained on {(network.provenance.nimg or 0) / 1000:.1f} thousand images"
 
 
 def _make_small(result: Inputs, needs: tuple[str, ...], side: int) -> None:
@@ -207,7 +298,7 @@ def _make_small(result: Inputs, needs: tuple[str, ...], side: int) -> None:
         shutil.rmtree(folder / "phantom", ignore_errors=True)
         print(f"  making a phantom and its slices at {side} x {side} pixels ...")
         make_phantom(
-            folder / "phantom", patients=6, test_patients=4, size=max(64, side), slices=24, seed=0, progress=False
+            folder / "phantom", 6, test_patients=4, first_test=FIRST_TEST, size=max(64, side), slices=24, progress=False
         )
         prepare(folder / "phantom", folder / "store", side, frame="body", workers=1, progress=False)
     if {"generator", "encoder"} & set(needs) and not _marker(folder, "generator").is_file():

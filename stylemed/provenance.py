@@ -46,10 +46,15 @@ class Provenance:
         known = {f.name for f in fields(cls)}
         return cls(**{name: value for name, value in (plain or {}).items() if name in known})
 
-    def shared_patients(self, other: Provenance) -> list[str]:
-        """Names of the patients of another artifact that are among its own: by a file in common, or by name within one store."""
+    def shared_patients(self, other: Provenance, *, by_name_alone: bool = False) -> list[str]:
+        """Names of the patients of another artifact that are among its own: by a file in common, or by name within one store.
+
+        by_name_alone: by name in any two stores. One body of the phantom scanned in another phase or size is another file; where
+        names are given twice, as by another seed of the phantom, two patients pass for one.
+        """
         files = {short for hashes in self.patients.values() for short in hashes}
-        by_name = set(self.patients) if self.store is not None and self.store == other.store else set()
+        one_store = by_name_alone or (self.store is not None and self.store == other.store)
+        by_name = set(self.patients) if one_store else set()
         return sorted(name for name, hashes in other.patients.items() if name in by_name or files & set(hashes))
 
 

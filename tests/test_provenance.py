@@ -82,6 +82,7 @@ def test_patients_are_known_by_their_files_and_by_name_only_within_a_store():
     elsewhere = {"of another name": ["bb"], "8": ["dd"], "9": []}
     assert reader.shared_patients(Provenance(store="t", patients=elsewhere)) == ["of another name"]
     assert reader.shared_patients(Provenance(store="s", patients=elsewhere)) == ["8", "9", "of another name"]
+    assert reader.shared_patients(Provenance(patients={"8": []}), by_name_alone=True) == ["8"]
     assert Provenance(patients={"9": []}).shared_patients(Provenance(patients={"9": []})) == []
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from stylemed.chapters import networks
+from stylemed.errors import BadInput
 from stylemed.files import write_atomic
 from stylemed.latent.direction import Direction
 from stylemed.latent.generation import random_styles
@@ -25,17 +27,18 @@ PILE = 24  # slices of each kind the reader test draws its 20 from
 
 
 def write_player(artifacts: Path, runtime: Path, out: Path) -> bool:
-    """Write what `Play` reads into the folder `out`, from what the chapters of a profile left in `artifacts`.
+    """Write what `Play` reads into the folder `out`: of the networks that chapters read, and of what they left in `artifacts`.
 
     runtime: the script of onnxruntime, whose size the page names. False, and nothing written, where there is no generator.
-    BadInput for a direction or a store of another generator.
+    BadInput for a direction of another generator, and for a store whose test patients the generator may have seen.
     """
     from stylemed.data.store import SliceStore
     from stylemed.training.run import load_generator
 
-    if not (artifacts / "gan" / "generator.safetensors").is_file():
+    folder, _ = networks(artifacts)
+    if not (folder / "generator.safetensors").is_file():
         return False
-    generator, _ = load_generator(artifacts / "gan")
+    generator, _ = load_generator(folder)
     directions = [Direction.load(file) for file in sorted(artifacts.glob("direction*.safetensors"))]
     store = SliceStore.open(artifacts / "store") if (artifacts / "store" / "store.json").is_file() else None
     write_parts(out, runtime, generator, directions, store)
@@ -99,15 +102,14 @@ def slices_part(generator, store, count: int = PILE, seed: int = 0) -> dict[str,
     """`count` slices of a store (of its `test` patients where there are any) and as many generated ones, in 8 bits.
 
     Both are drawn by chance alone; the generated ones are not truncated. Where the store has fewer, it gives what it has.
-    BadInput where store and generator do not belong together.
+    BadInput where store and generator do not belong together, and where it may have learned from one of the test patients.
     """
-    belong_together(
-        getattr(generator, "provenance", Provenance()),
-        store.provenance,
-        names=("the generator", f"the store {store.path}"),
-        cure="name the store the generator was trained on",
-    )
-    rows = store.select("test") if len(store.select("test")) else store.select()
+    made, cure = getattr(generator, "provenance", Provenance()), "name the store the generator was trained on"
+    rows, names = store.select("test"), ("the generator", f"the store {store.path}")
+    belong_together(made, store.provenance, names=names, same_store=not len(rows), cure=cure)
+    if known := made.shared_patients(store.learned_from(rows), by_name_alone=True):
+        raise BadInput(f"The generator may have learned from {known[0]}, a test patient of {store.path}; {cure}.")
+    rows = rows if len(rows) else store.select()
     rows = np.sort(np.random.default_rng(seed).permutation(rows)[:count])
     made = synthesize(generator, random_styles(generator, count, psi=1.0, seed=seed)).numpy()
     images = np.concatenate([store.images(rows), made])[:, 0]

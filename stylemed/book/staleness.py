@@ -13,13 +13,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from stylemed.chapters import MAKES, USES, package_digest
+from stylemed.chapters import MAKES, NOTE, USES, package_digest
 from stylemed.files import write_json
 
 PAGES = ("_config.yml", "_toc.yml", "book/*.md", "book/*.bib", "book/_static/**/*", "book/_extra/**/*")
 
 # What the page `Play` holds, among the artifacts of the chapters.
-PLAYED = ("gan/generator.safetensors", "direction*.safetensors", "store/*")
+PLAYED = (NOTE, "gan/generator.safetensors", "direction*.safetensors", "store/*")
 
 Contents = dict[str, str]  # what -> digest
 

@@ -105,13 +105,14 @@ def book_picture(
 ) -> None:
     """Draw the intro's picture anew, with the slices and the networks of a profile's chapters; they must have run."""
     from stylemed.book.execution import checkout
-    from stylemed.chapters import build_folder
+    from stylemed.chapters import build_folder, networks
     from stylemed.data.store import SliceStore
     from stylemed.display.path import path_figure
     from stylemed.training.run import load_encoder, load_generator
 
     made = build_folder(profile) / "artifacts"
     out = out or checkout() / "book" / "_static" / "path.png"
-    networks = load_generator(made / "gan")[0], load_encoder(made / "encoder")[0]
-    out.write_bytes(path_figure(SliceStore.open(made / "store"), *networks).png())
+    gan, encoder = networks(made)
+    loaded = load_generator(gan)[0], load_encoder(encoder)[0]
+    out.write_bytes(path_figure(SliceStore.open(made / "store"), *loaded).png())
     print(f"written to {out}")

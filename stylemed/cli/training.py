@@ -200,6 +200,12 @@ def freeze(
             show_default=False,
         ),
     ] = None,
+    before: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="RUN", help="Run it began from, for the strip; oldest first if several.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Round the networks of a run once, for others to build on: what is read later is what everything was made from."""
     from stylemed.networks.packing import STORAGES
@@ -207,7 +213,7 @@ def freeze(
 
     if storage is not None and storage not in STORAGES:
         raise BadInput(f"--storage {storage}: choose {', '.join(STORAGES)}.")
-    print(freeze(run, out, storage).round(4).to_string(index=False))
+    print(freeze(run, out, storage, before or ()).round(4).to_string(index=False))
 
 
 def release(

@@ -21,7 +21,8 @@ TITLES += ("two slices mix", "a tumor is a direction")
 def path_figure(store, generator, encoder, seed: int = 0) -> Figure:
     """Six pictures with slices [1, R, R] of a store, a generator and an encoder; BadInput where they do not belong together."""
     for name, other in (("generator", generator), ("store", store)):
-        belong_together(encoder.provenance, other.provenance, names=("the encoder", f"the {name}"))
+        names = ("the encoder", f"the {name}")
+        belong_together(encoder.provenance, other.provenance, names=names, same_store=name != "store")
     figure = SlideFigure(figsize=(5.0, 4.3), dpi=240, facecolor="white")
     cells = []
     for i, title in enumerate(TITLES):

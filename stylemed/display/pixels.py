@@ -6,10 +6,12 @@ A training's sample grids are cut into their images here too; `training.run.grid
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from stylemed.display.sheet import DIFFERENCE
 
@@ -48,21 +50,49 @@ def sample_grid(file: Path, side: int, width: int = 1024) -> bytes:
     return _file(_enlarged(pixels, max(1, width // pixels.shape[1])))
 
 
-def sample_history(run, rows: int = 4, columns: int = 6) -> dict[str, np.ndarray]:
+def sample_history(run, rows: int = 4, columns: int = 6, before=()) -> dict[str, np.ndarray]:
     """The same latents while the generator learned: {"2.0 kimg": images [columns, 1, R, R] in [-1, 1]}.
 
-    Read from the run's sample grids (8 bit), evenly spread over the training, with the first and the last.
+    Read from the run's sample grids (8 bit), evenly spread over the training, with the first and the last. before: the runs it
+    began from, oldest first; their images are counted too, and their latents may be others.
     """
-    files = run.samples()
-    side = run.config["resolution"]
+    files, seen = [], 0  # (images seen, grid)
+    for one in (*before, run):
+        grids = [(int(file.stem), file) for file in one.samples()]
+        files += [(seen + nimg, file) for nimg, file in grids]
+        seen += max((nimg for nimg, _ in grids), default=0)
     chosen = sorted({round(i) for i in np.linspace(0, len(files) - 1, min(rows, len(files)))})
-    history = {}
-    for file in (files[i] for i in chosen):
-        grid = np.asarray(Image.open(file).convert("L"), dtype=np.float32) / 127.5 - 1
-        across = grid.shape[1] // side
-        cells = grid.reshape(-1, side, across, side).swapaxes(1, 2).reshape(-1, 1, side, side)
-        history[f"{int(file.stem) / 1000:.1f} kimg"] = cells[:columns]
-    return history
+    side = run.config["resolution"]
+    return {
+        f"{nimg / 1000:.1f} kimg": _cells(Image.open(file), side)[:columns]
+        for nimg, file in map(files.__getitem__, chosen)
+    }
+
+
+def strip(history: dict[str, np.ndarray]) -> bytes:
+    """What `sample_history` gives as one PNG, a row of images for each moment, which knows its rows' names."""
+    rows = np.stack([images[:, 0] for images in history.values()])  # [rows, columns, R, R]
+    pixels = np.round((rows.clip(-1, 1) + 1) * 127.5).astype(np.uint8).swapaxes(1, 2)
+    names = PngInfo()
+    names.add_text("rows", json.dumps(list(history)))
+    return _file(Image.fromarray(pixels.reshape(-1, pixels.shape[2] * pixels.shape[3])), pnginfo=names)
+
+
+def read_strip(file: Path, rows: int | None = None) -> dict[str, np.ndarray]:
+    """What `strip` wrote, as `sample_history` gives it; `rows` of it, evenly spread, with the first and the last."""
+    picture = Image.open(file)
+    names = json.loads(picture.text["rows"])
+    side = picture.height // len(names)
+    cells = _cells(picture, side).reshape(len(names), -1, 1, side, side)
+    chosen = sorted({round(i) for i in np.linspace(0, len(names) - 1, min(rows or len(names), len(names)))})
+    return {names[i]: cells[i] for i in chosen}
+
+
+def _cells(picture: Image.Image, side: int) -> np.ndarray:
+    """The squares of a grid, row by row: [n, 1, side, side] in [-1, 1]."""
+    grid = np.asarray(picture.convert("L"), dtype=np.float32) / 127.5 - 1
+    across = grid.shape[1] // side
+    return grid.reshape(-1, side, across, side).swapaxes(1, 2).reshape(-1, 1, side, side)
 
 
 def stacked(pictures: list[bytes]) -> Image.Image:
@@ -81,7 +111,7 @@ def _enlarged(pixels: np.ndarray, factor: int) -> Image.Image:
     return Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1))
 
 
-def _file(picture: Image.Image) -> bytes:
+def _file(picture: Image.Image, **more) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format="png", optimize=True)
+    picture.save(buffer, format="png", optimize=True, **more)
     return buffer.getvalue()

@@ -165,12 +165,15 @@ def make_phantom(
     progress: bool = True,
     twins: bool = False,
     tumor_free: float = 0.1,
+    first_test: int | None = None,
 ) -> Path:
     """Write synthetic patients as LiTS pairs with `volumes.csv`, `truth.csv` and `lesions.csv`; returns the folder.
 
-    `patients` go to the split train, then come those of judge and test. `size` is the image's side in pixels (32 to
-    512), `slices` fixes their number (else 42 to 58 by patient), `phase` is none, arterial, portal or mixed, `workers` processes
-    draw one patient each. The same call again makes nothing new; another takes the place of the phantom that is there.
+    `patients` go to the split train, then come those of judge and test, numbered in a row; `first_test`: another number for the
+    first test patient, so that `test` stays clear of patients that a model elsewhere has learned from. `size` is the image's side
+    in pixels (32 to 512), `slices` fixes their number (else 42 to 58 by patient), `phase` is none, arterial, portal or mixed,
+    `workers` processes draw one patient each. The same call again makes nothing new; another takes the place of the phantom that
+    is there.
     `tumor_free`: how probable it is that a patient has no tumors, drawn for each patient alone.
     `mr`: each patient is looked at by an MR-like modality too, on the same grid: volume-Nmr, of modality MR.
     `twins`: each volume N with tumors is written once more without them, Nfree, `twin_of` N in volumes.csv: the same patient,
@@ -188,8 +191,13 @@ def make_phantom(
     out = Path(out)
     counts = {"train": patients, "judge": judge_patients, "test": test_patients}
     _check(counts, size, slices, phase, tumor_free)
+    others = patients + judge_patients
+    first = others + 1 if first_test is None else first_test
+    if first <= others:
+        raise BadInput(f"test patients from number {first} on: train and judge take the numbers up to {others}")
     made_by = dict(phantom=VERSION, size=size, seed=seed, slices=slices, phase=phase, mr=mr, twins=twins)
     made_by |= dict(tumor_free=tumor_free, **counts)
+    made_by |= {} if first == others + 1 else {"first_test": first}
     stamp = out / "phantom.json"
     there = json.loads(stamp.read_text()) if stamp.is_file() else None
     if there == made_by:
@@ -204,11 +212,12 @@ def make_phantom(
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and there is None)):
         raise BadInput(f"{out} exists and is no phantom folder; name a new folder with --out")
     splits = [split for split, n in counts.items() for _ in range(n)]
+    numbers = [*range(1, others + 1), *range(first, first + test_patients)]
     volumes, truth, lesions = [], [], []
     with atomic(out) as draft:
         draft.mkdir()
         shared = (size, slices, phase, mr, twins, tumor_free)
-        jobs = [(draft.absolute(), seed, i, split, *shared) for i, split in enumerate(splits, start=1)]
+        jobs = [(draft.absolute(), seed, i, split, *shared) for i, split in zip(numbers, splits, strict=True)]
         if min(workers, len(jobs)) <= 1:
             made = (_write_patient(*job) for job in jobs)
         else:

@@ -36,7 +36,7 @@ class Bundle:
 
     name: str
     path: Path
-    contents: dict  # of bundle.json: checksums by file, and files of the directions by name
+    contents: dict  # of bundle.json: checksums by file, files of the directions by name, what it learned from
 
     @cached_property
     def generator(self) -> Generator:
@@ -73,6 +73,15 @@ class Bundle:
         """By name."""
         return {name: Direction.load(self.file(file)) for name, file in self.contents["directions"].items()}
 
+    def holds(self, name: str) -> bool:
+        """Whether a file of this name is part of the release."""
+        return name in self.contents["sha256"]
+
+    @property
+    def data(self) -> str:
+        """What it learned from, in one line."""
+        return self.contents["data"]
+
     @property
     def card(self) -> str:
         """Markdown."""
@@ -81,7 +90,7 @@ class Bundle:
     def file(self, name: str) -> Path:
         """One file, after its checksum was compared; BadInput where it is not part of the release, or not as it was released."""
         path = self.path / name
-        if name not in self.contents["sha256"]:
+        if not self.holds(name):
             raise BadInput(f"{self.name} has no {name}; it holds {', '.join(self.contents['sha256'])}.")
         if not path.is_file() or _sha256(path) != self.contents["sha256"][name]:
             raise BadInput(f"{path} is missing or not as it was released; install stylemed again.")
@@ -98,7 +107,8 @@ def load(name: str | Path, folder: Path = HERE) -> Bundle:
     path = folder / str(name) if str(name) in available(folder) else Path(name)
     try:
         contents = json.loads((path / "bundle.json").read_text())
-        return Bundle(path.name, path, {name: contents[name] for name in ("sha256", "directions")})
+        known = {name: contents[name] for name in ("sha256", "directions")}
+        return Bundle(path.name, path, known | {"data": contents.get("data", "")})
     except FileNotFoundError:
         names = ", ".join(available(folder)) or "none yet"
         raise BadInput(
@@ -153,11 +163,11 @@ def release(
         take(Path(codes), "codes.safetensors", Codes.load(codes).provenance)
     for name, file in directions.items():
         take(Path(file), f"direction-{name}.safetensors", Direction.load(file).provenance)
-    for name in ("config.yaml", "distances.csv"):
+    for name in ("config.yaml", "distances.csv", "strip.png"):
         if (source / name).is_file():
             take(source / name, name)
     (out / "card.md").write_text(_card(out, generator, names, data, licence, hours, command))
-    contents = {"name": out.name, "version": __version__, "command": command}
+    contents = {"name": out.name, "version": __version__, "command": command, "data": data}
     contents["directions"] = {name: f"direction-{name}.safetensors" for name in directions}
     contents["sha256"] = {name: _sha256(out / name) for name in [*names, "card.md"]}
     write_json(out / "bundle.json", contents, sort_keys=False)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
 
+from stylemed.display.pixels import sample_history, strip
 from stylemed.errors import BadInput
 from stylemed.latent.mixing import synthesize
 from stylemed.networks import Discriminator, Encoder, Generator
 from stylemed.networks.reader import ReaderNetwork
-from stylemed.training.run import export, load_network
+from stylemed.training.run import Run, export, load_network
 
 NETWORKS = {  # file of a run folder -> its class, and how it is stored
     "generator": (Generator, "float16"),
@@ -23,10 +25,16 @@ NETWORKS = {  # file of a run folder -> its class, and how it is stored
 }
 KEPT = ("config.yaml", "distances.csv", "log.csv", "curve.csv")
 COMPARED = 64  # images
+MOMENTS = 40  # of a training, in its strip
 
 
-def freeze(run: str | Path, out: str | Path, storage: str | None = None) -> pd.DataFrame:
+def freeze(
+    run: str | Path, out: str | Path, storage: str | None = None, before: Sequence[str | Path] = ()
+) -> pd.DataFrame:
     """Write the networks of a run folder into the folder `out`, rounded, with its configuration, distances, curve and log.
+
+    A generator's sample grids become `strip.png`: four latents at 40 moments of the training. before: the runs it began from,
+    oldest first, for that strip.
 
     storage: "float32", "float16" or "int8" (see `networks.packing`); None: eight bits for an encoder and a discriminator, half
     precision for others. A row for each network: megabytes, and `change`, the root mean square change that the rounding made (a
@@ -49,6 +57,9 @@ def freeze(run: str | Path, out: str | Path, storage: str | None = None) -> pd.D
     for name in KEPT:
         if (run / name).is_file():
             shutil.copyfile(run / name, out / name)
+    if "generator" in found and Run(run).samples():
+        history = sample_history(Run(run), MOMENTS, columns=4, before=[Run(one) for one in before])
+        (out / "strip.png").write_bytes(strip(history))
     return pd.DataFrame(rows)
 
 

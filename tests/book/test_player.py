@@ -97,6 +97,7 @@ def page(generator, directions, tmp_path_factory):
         path="store",
         provenance=Provenance(),
         select=lambda split=None: np.arange(30),
+        learned_from=lambda rows: Provenance(),
         images=lambda rows: np.linspace(-1, 1, 64, dtype=np.float32) * np.ones((len(rows), 1, 64, 1), np.float32),
     )
     write_parts(site / "_static" / "play", RUNTIME, generator, directions, store)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from stylemed.display import figures
 from stylemed.display.live import LiveTraining
-from stylemed.display.pixels import sample_grid, sample_history
+from stylemed.display.pixels import read_strip, sample_grid, sample_history, strip
 from stylemed.training.run import Run
 
 torch.set_num_threads(1)
@@ -104,6 +104,20 @@ def test_the_history_is_the_same_images_at_every_time(run):
     for scale, images in zip((0.1, 0.7, 1.0), history.values(), strict=True):
         assert images.shape == (5, 1, 16, 16)
         np.testing.assert_allclose(images, np.broadcast_to(ramp * scale, images.shape), atol=1 / 255)
+
+
+def test_a_strip_holds_the_history_of_all_parts_of_a_training(run, tmp_path):
+    """And reading it gives the very same images under the same names."""
+    for rows in (4, 7, 10):
+        run.snapshot(rows)
+    history = sample_history(run, rows=40, columns=4, before=[run])
+    assert list(history) == [f"{n} kimg" for n in (0.1, 0.4, 0.7, 1.0, 1.1, 1.4, 1.7, 2.0)]
+    (tmp_path / "strip.png").write_bytes(strip(history))
+    again = read_strip(tmp_path / "strip.png")
+    assert list(again) == list(history)
+    for name, images in history.items():
+        np.testing.assert_array_equal(again[name], images)
+    assert list(read_strip(tmp_path / "strip.png", rows=3)) == ["0.1 kimg", "1.1 kimg", "2.0 kimg"]
 
 
 @pytest.mark.parametrize("columns", [1, 2])

@@ -27,6 +27,17 @@ def test_same_seed_same_patients(phantom, tmp_path):
     assert (other / "volume-1.nii.gz").read_bytes() != (phantom / "volume-1.nii.gz").read_bytes()
 
 
+def test_test_patients_may_have_other_numbers(phantom, tmp_path):
+    """So that a model elsewhere has not seen them; number 5 is the body it is in every phantom of this seed."""
+    made = dict(test_patients=1, size=64, slices=20, progress=False)
+    folder = make_phantom(tmp_path / "p", 1, first_test=5, **made)
+    assert (folder / "volume-5.nii.gz").read_bytes() == (phantom / "volume-5.nii.gz").read_bytes()
+    table = pd.read_csv(folder / "volumes.csv").set_index("patient")["split"]
+    assert table.to_dict() == {"phantom0001": "train", "phantom0005": "test"}
+    with pytest.raises(BadInput, match="number 2 on: train and judge take the numbers up to 4"):
+        make_phantom(tmp_path / "q", 4, first_test=2, **made)
+
+
 def test_the_same_call_makes_nothing_new(phantom, capsys):
     before = (phantom / "volume-1.nii.gz").stat().st_mtime_ns
     make_phantom(phantom, 4, test_patients=2, size=64, slices=20)

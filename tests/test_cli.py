@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from stylemed.cli import app, main
+from stylemed.cli.options import typed
 from stylemed.errors import BadInput
 from stylemed.studies import Result
 
@@ -449,3 +450,18 @@ def test_left_out_cases_are_named_and_exit_3(cli, tmp_path):
     answer = cli("prepare", "p", "--out", "store", "--resolution", 32, "--workers", 1, code=3)
     assert volume.name.split(".")[0].removeprefix("volume-") in answer.stderr
     assert json.loads((tmp_path / "store" / "store.json").read_text())
+
+
+def test_a_command_is_kept_without_the_folders_of_its_reader(monkeypatch):
+    words = [
+        "study",
+        "edits",
+        "/data/store",
+        "--direction",
+        "tumor=/runs/tumor.safetensors",
+        "--data",
+        "CT [0/1] of = all",
+    ]
+    monkeypatch.setattr("sys.argv", ["stylemed", *words])
+    kept = "stylemed study edits store --direction tumor=tumor.safetensors --data 'CT [0/1] of = all'"
+    assert typed() == kept

@@ -60,7 +60,12 @@ def named(texts: list[str] | None, noun: str, value: str, what: str) -> dict[str
 
 def typed() -> str:
     """The command as it was typed, without folders, which are the reader's own."""
-    return "stylemed " + shlex.join(Path(word).name if "/" in word else word for word in sys.argv[1:])
+
+    def short(word: str) -> str:
+        name, equals, path = word.rpartition("=")
+        return name + equals + Path(path).name if "/" in path and " " not in path else word
+
+    return "stylemed " + shlex.join(short(word) for word in sys.argv[1:])
 
 
 def complain(message: str) -> None:

@@ -101,7 +101,6 @@ def survive(
     from stylemed.latent.codes import Codes, encode_store
     from stylemed.latent.inversion import check_networks
     from stylemed.latent.mixing import synthesize
-    from stylemed.training.reader import Judge
 
     if (encoder is None) == (codes is None):
         raise BadInput("Give --encoder or --codes, one of the two.")
@@ -120,7 +119,7 @@ def survive(
     again = synthesize(network, found.w_plus)
     print(by_patient(reconstruction_errors(opened, rows, again), seed).round(3).to_string(index=False))
     if judge is not None:
-        reader = Judge.load(judge)
+        reader = pretrained.judge(judge)
         check_reader(reader, opened)
         print()
         print(survival(reader, opened, rows, again, seed).round(3).to_string(index=False))
@@ -252,12 +251,12 @@ def label(
     seed: Seed = 0,
 ) -> None:
     """Label generated images; keep codes of as many with a class as without, for `stylemed direction` with --split all."""
+    from stylemed import pretrained
     from stylemed.latent.direction import labels_of
     from stylemed.latent.samples import MATCHED, label_samples, matched
-    from stylemed.training.reader import Labeller
 
     network, names = _generator(generator)[0], (generator, labeller)
-    codes = label_samples(network, Labeller.load(labeller), count, psi=psi, seed=seed, batch=batch, names=names)
+    codes = label_samples(network, pretrained.labeller(labeller), count, psi=psi, seed=seed, batch=batch, names=names)
     y, by = labels_of(codes.table, label), tuple(match or MATCHED)
     kept = matched(codes, label, by, seed=seed)
     print(f"{len(codes)} images: {(y == 1).sum()} with {label}, {(y == 0).sum()} without, the others not sure")
@@ -377,11 +376,11 @@ def generate(
     seed: Seed = 0,
 ) -> None:
     """Make images of a class: with a labeller a data set that `prepare` reads, else every stop of a walk as 8-bit grey PNG."""
+    from stylemed import pretrained
     from stylemed.data.store import windows_of
     from stylemed.latent import generation
     from stylemed.latent.codes import Codes
     from stylemed.latent.direction import Direction
-    from stylemed.training.reader import Labeller
     from stylemed.training.run import grid_png
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -402,7 +401,7 @@ def generate(
     if labeller is not None:
         by = by or ("coarse" if direction is None else "direction")
         shared |= dict(by=by, ratio=ratio, direction=found, margin=margin)
-        made = generation.class_images(network, Labeller.load(labeller), count, label, **shared)
+        made = generation.class_images(network, pretrained.labeller(labeller), count, label, **shared)
         table = made.table
         generation.write_class_images(out, made, windows, network)
         doubtful = int((table["tumor_labels"] == "unknown").sum())

@@ -48,14 +48,13 @@ def reconstruction_command(
     from stylemed import pretrained
     from stylemed.data.store import SliceStore
     from stylemed.studies.reconstruction import run
-    from stylemed.training.reader import Judge
 
     opened = SliceStore.open(store)
     found = run(
         opened,
         pretrained.generator(generator)[0],
         pretrained.encoder(encoder)[0],
-        None if judge is None else Judge.load(judge),
+        None if judge is None else pretrained.judge(judge),
         rows=rows_of(opened, split, count),
         drawn=drawn,
         few=few,
@@ -87,7 +86,6 @@ def factors_command(
     from stylemed import pretrained
     from stylemed.data.store import SliceStore
     from stylemed.studies.factors import run
-    from stylemed.training.reader import Judge
 
     encoders = named(encoder, "encoder", "RUN", "run folder")
     opened = SliceStore.open(store)
@@ -95,7 +93,7 @@ def factors_command(
         opened,
         pretrained.generator(generator)[0],
         {name: pretrained.encoder(path)[0] for name, path in encoders.items()},
-        Judge.load(judge),
+        pretrained.judge(judge),
         truth=truth,
         rows=rows_of(opened, split, count),
         drawn=drawn,
@@ -123,15 +121,15 @@ def losses_command(
     seed: Seed = 0,
 ) -> None:
     """The same encoder, asked for latents, images, features and slices in turn, for equal time each."""
+    from stylemed import pretrained
     from stylemed.data.store import SliceStore
     from stylemed.studies.losses import VARIANTS, run
-    from stylemed.training.reader import Judge
 
     opened = SliceStore.open(store)
     found = run(
         opened,
-        generator,
-        None if judge is None else Judge.load(judge),
+        pretrained.folder(generator),
+        None if judge is None else pretrained.judge(judge),
         variants=tuple(variant or VARIANTS),
         preset=preset,
         changes=changes_of(change),
@@ -155,9 +153,8 @@ def attribution_command(
     """Which level decides what: how far tumor, liver, body, modality and more follow the source of its styles."""
     from stylemed import pretrained
     from stylemed.studies.attribution import run
-    from stylemed.training.reader import Judge
 
-    _write(run(pretrained.generator(generator)[0], Judge.load(judge), pairs=pairs, seed=seed), out)
+    _write(run(pretrained.generator(generator)[0], pretrained.judge(judge), pairs=pairs, seed=seed), out)
 
 
 @study.command("translation")
@@ -185,14 +182,13 @@ def translation_command(
     from stylemed import pretrained
     from stylemed.data.store import SliceStore
     from stylemed.studies.translation import run
-    from stylemed.training.reader import Judge
 
     opened = SliceStore.open(store)
     found = run(
         opened,
         pretrained.generator(generator)[0],
         pretrained.encoder(encoder)[0],
-        Judge.load(judge),
+        pretrained.judge(judge),
         levels=tuple(level or ["fine"]),
         rows=rows_of(opened, split, count),
         shown=shown,
@@ -236,17 +232,16 @@ def edits_command(
     from stylemed.latent.direction import Direction
     from stylemed.latent.mixing import LEVELS
     from stylemed.studies.edits import run
-    from stylemed.training.reader import Judge, Labeller
 
     directions = named(direction, "direction", "FILE", "file")
     found = run(
         SliceStore.open(store),
         pretrained.generator(generator)[0],
         pretrained.encoder(encoder)[0],
-        Labeller.load(labeller),
-        Judge.load(judge),
+        pretrained.labeller(labeller),
+        pretrained.judge(judge),
         {name: Direction.load(path) for name, path in directions.items()},
-        second=None if second_judge is None else Judge.load(second_judge),
+        second=None if second_judge is None else pretrained.judge(second_judge),
         levels=tuple(level or ("all", *LEVELS)),
         count=count,
         few=few,

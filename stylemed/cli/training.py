@@ -46,17 +46,17 @@ def train_gan_command(
     ] = None,
 ) -> None:
     """Train the StyleGAN on a store. Several GPUs: torchrun --nproc-per-node N -m stylemed train gan ..."""
+    from stylemed import pretrained
     from stylemed.data.store import SliceDataset, SliceStore
     from stylemed.evaluation import Distances, read_distances, verdict
     from stylemed.training.gan import config_for, train_gan
-    from stylemed.training.reader import Labeller
 
     dataset = SliceDataset(SliceStore.open(store), split="train")
     config = config_for(dataset, preset, changes_of(change))  # a mistake there is told before anything large is loaded
     first = os.environ.get("RANK", "0") == "0"  # of several processes only this one measures
     measure = None
     if first:
-        reader = None if labeller is None else Labeller.load(labeller)
+        reader = None if labeller is None else pretrained.labeller(labeller)
         measure = Distances.of_store(dataset, inception=inception, reader=reader)
     done = train_gan(
         dataset,
@@ -101,12 +101,13 @@ def train_encoder_command(
     device: Device = None,
 ) -> None:
     """Train the encoder on images that the generator makes."""
+    from stylemed import pretrained
     from stylemed.data.store import SliceDataset, SliceStore
     from stylemed.training.encoder import train_encoder
 
     dataset = SliceDataset(SliceStore.open(store), split="train") if store else None
     done = train_encoder(
-        generator,
+        pretrained.folder(generator),
         run,
         preset,
         dataset=dataset,
@@ -179,13 +180,13 @@ def judge(
     seen: Annotated[bool, typer.Option("--seen", help="Ask even about patients it has learned from.")] = False,
 ) -> None:
     """Say how wrong the judge (or a labeller) is, factor by factor, on patients it has never seen."""
+    from stylemed import pretrained
     from stylemed.data.store import SliceStore
     from stylemed.evaluation.judge import errors
-    from stylemed.training.reader import Judge, Labeller
 
     if (judge is None) == (labeller is None):
         raise BadInput("stylemed judge needs --judge RUN or --labeller RUN, one of them.")
-    reader = Labeller.load(labeller) if judge is None else Judge.load(judge)
+    reader = pretrained.labeller(labeller) if judge is None else pretrained.judge(judge)
     table = errors(reader, SliceStore.open(store), split, seen=seen)
     print(table.round(3).to_string(index=False))
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from stylemed.networks import Encoder, Generator
 from stylemed.pretrained.bundles import Bundle, available, load
+from stylemed.training.reader import Judge, Labeller
 from stylemed.training.run import load_encoder, load_generator
 
-__all__ = ["Bundle", "available", "encoder", "generator", "load"]
+__all__ = ["Bundle", "available", "encoder", "folder", "generator", "judge", "labeller", "load"]
 
 
 def generator(name_or_path: str | Path) -> tuple[Generator, dict]:
@@ -19,8 +20,25 @@ def encoder(name_or_path: str | Path) -> tuple[Encoder, dict]:
     return load_encoder(_path(name_or_path, "encoder"))
 
 
-def _path(name_or_path: str | Path, noun: str) -> Path:
+def judge(name_or_path: str | Path) -> Judge:
+    """A judge; BadInput when there is none."""
+    return Judge.load(_path(name_or_path, "judge"))
+
+
+def labeller(name_or_path: str | Path) -> Labeller:
+    """A labeller; BadInput when there is none."""
+    return Labeller.load(_path(name_or_path, "labeller"))
+
+
+def folder(name_or_path: str | Path) -> Path:
+    """The folder of a released model, by its name; a path as it is."""
+    return load(name_or_path).path if _is_name(name_or_path) else Path(name_or_path)
+
+
+def _is_name(name_or_path: str | Path) -> bool:
     """A folder or file of that name goes before a released model."""
-    if not Path(name_or_path).exists() and str(name_or_path) in available():
-        return load(name_or_path).file(f"{noun}.safetensors")
-    return Path(name_or_path)
+    return not Path(name_or_path).exists() and str(name_or_path) in available()
+
+
+def _path(name_or_path: str | Path, noun: str) -> Path:
+    return load(name_or_path).file(f"{noun}.safetensors") if _is_name(name_or_path) else Path(name_or_path)

@@ -1,5 +1,7 @@
 """A released model is whole, says what it is, and notices when it was changed."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -88,3 +90,16 @@ def test_what_was_changed_or_does_not_fit_is_refused(made, bundle, tmp_path):
     (bundle.path / "bundle.json").write_text("{")
     with pytest.raises(BadInput, match="bundle.json is damaged"):
         load(bundle.path)
+
+
+def test_networks_are_found_by_the_name_of_their_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert pretrained.folder("phantom-64") == pretrained.load("phantom-64").path
+    assert pretrained.folder("phantom-65") == Path("phantom-65")  # whoever reads it says that it is not there
+    for kind in ("judge", "labeller"):
+        assert getattr(pretrained, kind)("phantom-64").kind == kind
+    judge, train = pretrained.judge("phantom-64").provenance, pretrained.generator("phantom-64")[0].provenance
+    assert not judge.shared_patients(train)  # it has seen nobody that the generator learned from
+    assert train.shared_patients(pretrained.labeller("phantom-64").provenance)
+    with pytest.raises(BadInput, match="ct-64 has no judge"):
+        pretrained.judge("ct-64")

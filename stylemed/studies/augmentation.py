@@ -201,8 +201,8 @@ def few_rows(store, patients, ratio: float, modality: str = "CT", seed: int = 0)
     """Rows of these patients' `train` slices, with `ratio` tumor-free ones for each with a tumor.
 
     Of the class that is in excess slices are left out: every patient keeps one, by chance, before any keeps a second one, and so
-    on. Tumors that are kept at a ratio are kept at a smaller one. Slices whose state is unknown, or with smaller tumors only than 3 pixels
-    across, have no part. BadInput where a class would be empty.
+    on. Tumors that are kept at a ratio are kept at a smaller one. Slices whose state is unknown, or with smaller tumors only than
+    3 pixels across, have no part. BadInput where a class would be empty.
     """
     rows = store.select("train", modality=modality)
     rows = rows[store.slices["patient"].iloc[rows].isin(list(patients)).to_numpy()]

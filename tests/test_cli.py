@@ -371,6 +371,17 @@ def test_edits_are_measured_by_one_line(cli, tmp_path):
     assert set(result.tables["truth"]["what"]) == {"tumor_hu", "liver_hu", "elsewhere_hu"}
     assert set(result.tables["effects"]["level"]) == {"all"} and "edits.json" in result.command
 
+    line = ["study", "augmentation", "store", *people, "--patients", 3, "--ratio", 1.5, "--arm", "walked", "--seeds", 1]
+    line += ["--steps", 4, "--work", "classifiers", "--out", "help.json"]
+    assert "--direction; give all four" in sentence(cli(*line, code=2))
+    cli(*line, "--direction", "d.safetensors")
+    result = Result.load(tmp_path / "help.json")
+    assert set(result.tables["training"]["arm"]) == {"real", "walked, given"} and len(result.tables["worth"]) == 4
+    assert {"generator, given", "direction, given", "judge"} == set(result.made_from) - {
+        "encoder, given",
+        "labeller, given",
+    }
+
 
 def test_what_belongs_to_another_generator_is_refused_and_nothing_is_written(cli, strangers):
     a, b = "a.safetensors", "b.safetensors"

@@ -376,7 +376,7 @@ def test_a_painted_disc_is_as_wide_and_as_dark_as_it_should_be_and_inside_the_li
     assert len({tuple(np.argwhere((made[i] < -0.05) & liver[i])[0]) for i in range(40)}) > 20
     labels = np.where(liver, 1, 0) + ((made < 0.15) & liver)
     found = augmentation.tumors_of(made[:, None], labels)
-    assert found["across"].mean() == pytest.approx(6, abs=0.3) and found["contrast"].mean() == pytest.approx(
+    assert found["across"].mean() == pytest.approx(6, abs=0.5) and found["contrast"].mean() == pytest.approx(
         -0.4, abs=0.1
     )
     thin = np.zeros((1, 32, 32), bool)
@@ -452,10 +452,10 @@ def test_augmentation_adds_what_each_arm_says_and_nothing_of_patients_held_out(f
     grid = result.tables["tuning"].assign(n=lambda t: t["with tumor"] + t["without"]).set_index(["arm", "share"])
     assert (told["real"].drop("more patients") == real).all() and told.loc["more patients", "patients"] == 8
     for arm in ("oversampled", "painted", "coarse, own", "direction, own", "walked, own"):
-        full, half = grid.loc[(arm, 1.0)].iloc[0], grid.loc[(arm, 0.5)].iloc[0]
+        full, half = grid.loc[(arm, 1.0)], grid.loc[(arm, 0.5)]
         assert full["with tumor"] == full["without"] == real - ill and half["with tumor"] == ill + (real - 2 * ill) // 2
     for arm in ("duplicated", "generated, own"):
-        assert grid.loc[(arm, 1.0), ["with tumor", "n"]].iloc[0].tolist() == [ill + real, 3 * real]
+        assert grid.loc[(arm, 1.0), ["with tumor", "n"]].tolist() == [ill + real, 3 * real]
     assert grid.loc[("generated only, own", 1.0), "n"].eq(2 * real).all()
     assert (told.loc[told["pipeline"] == "own", "labelled alike"] == 1).all()
     assert (result.tables["tuning"].groupby("arm")["chosen"].sum() == 1).all()

@@ -85,6 +85,7 @@ def agreement(judge: np.ndarray, scores: Mapping[str, np.ndarray], y, large, pat
     """Errors of a judge (its scores [N]) and of classifiers ({arm: [S, N]}) on the same slices, all cut at SPECIFICITY.
 
     Shares of wrong answers, and Cohen's kappa of being wrong: 1 where both fail on the same slices, 0 where they do so by chance.
+    By class, since who fails more often on tumors shares more errors with another such one without any reason in the slices.
     """
     use = large | (y == 0)
     y, patient = y[use], np.unique(patients[use].astype(str), return_inverse=True)[1]
@@ -97,7 +98,7 @@ def agreement(judge: np.ndarray, scores: Mapping[str, np.ndarray], y, large, pat
     of_judge, rows = wrong(judge), []
     for name, each in scores.items():
         errors = np.stack([wrong(one) for one in each])
-        for among, where in {"tumors": y == 1, "no tumor": y == 0, "all": y >= 0}.items():
+        for among, where in {"tumors": y == 1, "no tumor": y == 0}.items():
             kappa = _mean_of_seeds(np.stack([_kappa(of_judge, one, where, patient, drawn) for one in errors]))
             shares = {"judge wrong": of_judge[where].mean(), "classifier wrong": errors[:, where].mean()}
             shares["both wrong"] = (errors & of_judge)[:, where].mean()

@@ -10,15 +10,16 @@ from stylemed.statistics import auc_draws
 from stylemed.training.classifier import VARIED, train_classifier, tumor_scores
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_and_repeats_itself(one_thread):
     rng = np.random.default_rng(0)
-    y, size = rng.integers(2, size=(2, 120))
-    images = painted(y, 8 + size) + 0.05 * torch.from_numpy(rng.standard_normal((120, 1, 16, 16))).float()
+    y, size = rng.integers(2, size=(2, 90))
+    images = painted(y, 8 + size) + 0.05 * torch.from_numpy(rng.standard_normal((90, 1, 16, 16))).float()
     first, again, other = (
-        tumor_scores(train_classifier(images[:80], y[:80], steps=25, batch=16, seed=seed), images[80:])
+        tumor_scores(train_classifier(images[:60], y[:60], steps=20, batch=16, seed=seed), images[60:])
         for seed in (1, 1, 2)
     )
-    assert auc_draws(first, y[80:], np.arange(40), draws=0)[0] > 0.9
+    assert auc_draws(first, y[60:], np.arange(30), draws=0)[0] > 0.9
     assert (first == again).all() and (first != other).any()
 
 

@@ -331,7 +331,7 @@ def strangers(tmp_path):
 
 
 @pytest.mark.slow
-def test_edits_are_measured_by_one_line(cli, tmp_path):
+def test_edits_are_measured_by_one_line_and_an_augmentation_takes_the_same_parts(cli, tmp_path, monkeypatch):
     """Nobody has learned anything here; the command has to bring them together, and to tell what it was made from."""
     import numpy as np
     import torch
@@ -341,6 +341,7 @@ def test_edits_are_measured_by_one_line(cli, tmp_path):
     from stylemed.latent.mixing import synthesize
     from stylemed.networks import Encoder, Generator
     from stylemed.networks.reader import ReaderNetwork
+    from stylemed.studies import augmentation
     from stylemed.training.reader import Judge, Labeller
     from stylemed.training.run import export
 
@@ -371,16 +372,27 @@ def test_edits_are_measured_by_one_line(cli, tmp_path):
     assert set(result.tables["truth"]["what"]) == {"tumor_hu", "liver_hu", "elsewhere_hu"}
     assert set(result.tables["effects"]["level"]) == {"all"} and "edits.json" in result.command
 
-    line = ["study", "augmentation", "store", *people, "--patients", 3, "--ratio", 1.5, "--arm", "walked", "--seeds", 1]
-    line += ["--steps", 4, "--work", "classifiers", "--out", "help.json"]
+    asked = []
+    monkeypatch.setattr(augmentation, "run", lambda *people, **how: asked.append((people, how)) or result)
+    line = [
+        "study",
+        "augmentation",
+        "store",
+        *people,
+        "--ratio",
+        1.5,
+        "--arm",
+        "walked",
+        "--work",
+        "w",
+        "--out",
+        "a.json",
+    ]
     assert "--direction; give all four" in sentence(cli(*line, code=2))
     cli(*line, "--direction", "d.safetensors")
-    result = Result.load(tmp_path / "help.json")
-    assert set(result.tables["training"]["arm"]) == {"real", "walked, given"} and len(result.tables["worth"]) == 4
-    assert {"generator, given", "direction, given", "judge"} == set(result.made_from) - {
-        "encoder, given",
-        "labeller, given",
-    }
+    (_, pipelines, judge), how = asked[0]
+    assert list(pipelines) == ["given"] and judge.kind == "judge" and (tmp_path / "a.json").is_file()
+    assert (how["ratio"], how["arms"], how["curve"], how["patients"]) == (1.5, ("walked",), (4, 11, 30, 60), 11)
 
 
 def test_what_belongs_to_another_generator_is_refused_and_nothing_is_written(cli, strangers):

@@ -508,7 +508,6 @@ class _Job:
             row = {"rate": rate, "share": share, "with tumor": int(whole.y.sum()), "without": int((whole.y == 0).sum())}
             rows.append(row | {"auc": self._held_out_auc(rate, share, folds, how, seed) if len(grid) > 1 else np.nan})
         table = pd.DataFrame(rows)
-        table["labelled alike"] = np.nan
         if self.pipeline is not None:
             told = self.pipeline.labeller.findings(self.added.images).table["tumor"].to_numpy()
             table["labelled alike"] = float((told == self.added.y).mean())

@@ -1,8 +1,8 @@
 """Classifiers of slices against each other: AUC, sensitivity, what a difference is worth in patients, shared errors.
 
 Each is several classifiers that differ in their seed alone. Intervals (95 %) and p come from a bootstrap of patients in which the
-seeds are drawn anew too; all are measured on the same samples, so that differences are paired. Where seeds differ much, five of
-them make p too small: of 150 made-up pairs without a difference 9 % had p below 0.05, with three of them 21 %.
+seeds are drawn anew too; all are measured on the same samples, so that differences are paired. Where seeds differ much, p of
+as few as five of them is somewhat too small.
 """
 
 from __future__ import annotations

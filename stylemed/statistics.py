@@ -29,27 +29,73 @@ def patient_auc(scores, y, patients, folds=None, *, seed: int = 0, draws: int = 
 
     With `folds` [N] only pairs of slices of the same fold are compared. NaN where there is no pair.
     """
+    found = auc_draws(scores, y, patients, folds, seed=seed, draws=draws)
+    if np.isnan(found[0]):
+        return float("nan"), float("nan"), float("nan")
+    low, high = np.nanquantile(found[1:], (0.025, 0.975))
+    return float(found[0]), float(low), float(high)
+
+
+def auc_draws(scores, y, patients, folds=None, *, seed: int = 0, draws: int = 2000) -> np.ndarray:
+    """The AUC of `patient_auc`, then those of its bootstrap samples, [1 + draws]; NaN where there is no pair.
+
+    Of two classifiers on the same slices, sample i holds the same patients: their difference is a paired one.
+    """
     scores, y = np.asarray(scores, dtype=float), np.asarray(y).astype(bool)
-    names, patient = np.unique(np.asarray(patients).astype(str), return_inverse=True)
+    patient, drawn = _samples(patients, draws, seed)
     folds = np.zeros(len(y)) if folds is None else np.asarray(folds)
-    drawn = np.concatenate([np.ones((1, len(names)), int), draw_patients(len(names), draws, seed)])
     hits, pairs = np.zeros((2, len(drawn)))
     for fold in np.unique(folds):
         order = np.flatnonzero(folds == fold)
         order = order[np.argsort(scores[order], kind="stable")]
         positive, sorted_scores = y[order], scores[order]
         first, last = (np.searchsorted(sorted_scores, sorted_scores[positive], side) for side in ("left", "right"))
-        for some in np.array_split(np.arange(len(drawn)), 1 + len(drawn) * len(order) // MOST_WEIGHTS):
+        for some in _parts(drawn, order):
             weight = drawn[some][:, patient[order]].astype(float)  # [draws, slices]: an AUC with weights, by ranks
             negatives = np.cumsum(weight * ~positive, axis=1)
             below = np.concatenate([np.zeros((len(some), 1)), negatives], axis=1)
             hits[some] += (weight[:, positive] * (below[:, first] + below[:, last])).sum(axis=1) / 2
             pairs[some] += weight[:, positive].sum(axis=1) * below[:, -1]
-    if pairs[0] == 0:
-        return float("nan"), float("nan"), float("nan")
-    use = pairs[1:] > 0
-    low, high = np.quantile(hits[1:][use] / pairs[1:][use], (0.025, 0.975))
-    return float(hits[0] / pairs[0]), float(low), float(high)
+    return np.divide(hits, pairs, out=np.full(len(drawn), np.nan), where=pairs > 0)
+
+
+def sensitivity_draws(scores, y, patients, specificity: float = 0.9, *, seed: int = 0, draws: int = 2000) -> np.ndarray:
+    """Share of y = 1 above the lowest score that so many of y = 0 do not exceed, then that of bootstrap samples, [1 + draws].
+
+    A point of the ROC curve: each sample has a cut of its own. Samples as in `auc_draws`; NaN where a class is missing.
+    """
+    order = np.argsort(np.asarray(scores, dtype=float), kind="stable")
+    scores, y = np.asarray(scores, dtype=float)[order], np.asarray(y).astype(bool)[order]
+    patient, drawn = _samples(patients, draws, seed)
+    last = np.searchsorted(scores, scores, "right") - 1  # equal scores stay on one side of the cut
+    out = np.full(len(drawn), np.nan)
+    for some in _parts(drawn, order):
+        weight = drawn[some][:, patient[order]]
+        negatives, positives = np.cumsum(weight * ~y, axis=1), np.cumsum(weight * y, axis=1)
+        cut = last[(negatives >= specificity * negatives[:, -1:] - 1e-9).argmax(axis=1)]
+        above = positives[:, -1] - positives[np.arange(len(some)), cut]
+        both = (negatives[:, -1] > 0) & (positives[:, -1] > 0)
+        out[some] = np.divide(above, positives[:, -1], out=np.full(len(some), np.nan), where=both)
+    return out
+
+
+def _samples(patients, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Number of the patient of each slice [N], and how often each comes in the sample itself and in each draw [1 + draws, P]."""
+    names, patient = np.unique(np.asarray(patients).astype(str), return_inverse=True)
+    return patient, np.concatenate([np.ones((1, len(names)), int), draw_patients(len(names), draws, seed)])
+
+
+def _parts(drawn: np.ndarray, slices: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(np.arange(len(drawn)), 1 + len(drawn) * len(slices) // MOST_WEIGHTS)
+
+
+def holm(p) -> np.ndarray:
+    """p values [N] corrected for their number (Holm 1979); NaN is not counted and stays."""
+    p = np.asarray(p, dtype=float)
+    order = np.argsort(p, kind="stable")[: np.isfinite(p).sum()]
+    out = np.full(len(p), np.nan)
+    out[order] = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)).clip(max=1)
+    return out
 
 
 def mean_interval(values, patients, seed: int = 0, draws: int = 1000) -> tuple[float, float, float]:

@@ -41,6 +41,7 @@ COMMANDS = [
     ["study", "attribution"],
     ["study", "translation"],
     ["study", "edits"],
+    ["study", "augmentation"],
     ["book", "run"],
     ["book", "html"],
     ["book", "check"],
@@ -331,7 +332,7 @@ def strangers(tmp_path):
 
 
 @pytest.mark.slow
-def test_edits_are_measured_by_one_line(cli, tmp_path):
+def test_edits_are_measured_by_one_line_and_an_augmentation_takes_the_same_parts(cli, tmp_path, monkeypatch):
     """Nobody has learned anything here; the command has to bring them together, and to tell what it was made from."""
     import numpy as np
     import torch
@@ -341,6 +342,7 @@ def test_edits_are_measured_by_one_line(cli, tmp_path):
     from stylemed.latent.mixing import synthesize
     from stylemed.networks import Encoder, Generator
     from stylemed.networks.reader import ReaderNetwork
+    from stylemed.studies import augmentation
     from stylemed.training.reader import Judge, Labeller
     from stylemed.training.run import export
 
@@ -370,6 +372,28 @@ def test_edits_are_measured_by_one_line(cli, tmp_path):
     assert set(result.tables) == {"counted", "choice", "effects", "curve", "random", "truth", "delta"}
     assert set(result.tables["truth"]["what"]) == {"tumor_hu", "liver_hu", "elsewhere_hu"}
     assert set(result.tables["effects"]["level"]) == {"all"} and "edits.json" in result.command
+
+    asked = []
+    monkeypatch.setattr(augmentation, "run", lambda *people, **how: asked.append((people, how)) or result)
+    line = [
+        "study",
+        "augmentation",
+        "store",
+        *people,
+        "--ratio",
+        1.5,
+        "--arm",
+        "walked",
+        "--work",
+        "w",
+        "--out",
+        "a.json",
+    ]
+    assert "--direction; give all four" in sentence(cli(*line, code=2))
+    cli(*line, "--direction", "d.safetensors")
+    (_, pipelines, judge), how = asked[0]
+    assert list(pipelines) == ["given"] and judge.kind == "judge" and (tmp_path / "a.json").is_file()
+    assert (how["ratio"], how["arms"], how["curve"], how["patients"]) == (1.5, ("walked",), (4, 11, 30, 60), 11)
 
 
 def test_what_belongs_to_another_generator_is_refused_and_nothing_is_written(cli, strangers):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stylemed.statistics import by_chance, mean_interval, patient_auc
+from stylemed.statistics import auc_draws, by_chance, holm, mean_interval, patient_auc, sensitivity_draws
 
 
 def test_patient_auc_agrees_with_scikit_learn_and_keeps_to_its_folds():
@@ -17,6 +17,27 @@ def test_patient_auc_agrees_with_scikit_learn_and_keeps_to_its_folds():
     shifted = patient_auc(scores + 100 * folds, y, patients, folds)
     np.testing.assert_allclose(shifted, patient_auc(scores, y, patients, folds))
     assert np.isnan(patient_auc(scores, np.zeros(80), patients)).all()
+
+
+def test_sensitivity_is_that_of_the_roc_curve_and_samples_are_of_the_same_patients():
+    from sklearn.metrics import roc_curve
+
+    rng = np.random.default_rng(1)
+    y, patients = rng.random(200) < 0.4, np.repeat(np.arange(20), 10)
+    scores = np.round(rng.standard_normal(200) + y, 1)  # with ties
+    false, true, _ = roc_curve(y, scores, drop_intermediate=False)
+    found = sensitivity_draws(scores, y, patients, 0.9, draws=300)
+    assert found[0] == true[false <= 0.1].max() and found[1:].min() < found[0] < found[1:].max()
+    twice = np.repeat(np.arange(200), 2)  # a patient who is drawn twice counts as two
+    assert sensitivity_draws(scores[twice], y[twice], patients[twice], draws=0) == found[0]
+    # Made better for every patient alike, a classifier is better in every sample.
+    better = auc_draws(scores + 0.4 * y, y, patients, draws=300) - auc_draws(scores, y, patients, draws=300)
+    assert (better > 0).all() and np.isnan(sensitivity_draws(scores, np.ones(200), patients, draws=3)).all()
+
+
+def test_holm_corrects_for_the_number_of_questions():
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, np.nan]), [0.03, 0.06, 0.06, np.nan])
+    np.testing.assert_allclose(holm([0.9, 0.8]), [1, 1])
 
 
 def test_order_by_chance_does_not_move_for_a_newcomer():

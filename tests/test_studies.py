@@ -13,7 +13,8 @@ from stylemed.data import SliceStore
 from stylemed.errors import BadInput
 from stylemed.latent import Direction
 from stylemed.networks import Encoder, Generator
-from stylemed.studies import Result, attribution, edits, translation
+from stylemed.provenance import Provenance
+from stylemed.studies import Result, attribution, augmentation, edits, translation
 from stylemed.studies.factors import run, separability
 
 
@@ -323,3 +324,171 @@ def test_who_may_not_choose_or_measure_is_refused(twins_store, tmp_path):
     with pytest.raises(BadInput, match="no CT slice of train to remove a tumor"):
         edits.run(store, *networks, Eye("labeller"), Eye(), {"a": axis(0)}, **settings)
     assert not list(tmp_path.glob("*.json"))
+
+
+@pytest.fixture
+def few_store():
+    """Eight patients of `train`, of whom the last has most tumors, and five of `test`; one small tumor, one unknown slice."""
+    parts, rows = [], []
+    for i in range(13):
+        split = "train" if i < 8 else "test"
+        has = np.arange(8) < (6 if i == 7 else 3)
+        parts.append(painted(has, torch.full((8,), 8 + i % 3)))
+        own = {"patient": f"p{i:02d}", "split": split, "case": f"v{i}", "liver_px": (8 + i % 3) ** 2, "tumor_known": 1}
+        rows += [{**own, "z": z, "tumor_px": 9 * has[z]} for z in range(8)]
+    images = torch.cat(parts)[:, 0]
+    slices = pd.DataFrame(rows).assign(modality="CT", phase="portal", z_mm=0.0, twin_of="")
+    labels = (images == LIVER).numpy().astype(np.uint8)
+    labels[(slices["tumor_px"] > 0).to_numpy(), 4:7, 4:7] = 2
+    labels[0, 4:7, 4:6], slices.loc[0, "tumor_px"], slices.loc[1, "tumor_known"] = 1, 3, 0
+    info = {"resolution": 16, "windows": {"CT": [-100, 250]}, "digest": "d", "version": 1}
+    info["inputs"] = [{"case": f"v{i}", "files": [{"sha256": f"{i:064d}"[::-1]}]} for i in range(13)]
+    return SliceStore("store", info, ((images + 1) * 175 - 100).round().numpy().astype(np.int16), labels, slices)
+
+
+def test_slices_are_left_out_by_patient(few_store):
+    names = [f"p{i:02d}" for i in range(8)]
+    kept = {ratio: augmentation.few_rows(few_store, names, ratio) for ratio in (1, 2, 4)}
+    table = few_store.slices.assign(ill=few_store.slices["tumor_px"] > 0)
+    for ratio, rows in kept.items():
+        ill = table["ill"].iloc[rows]
+        assert (
+            (~ill).sum() == ratio * ill.sum()
+            and not {0, 1} & set(rows)
+            and (table["split"].iloc[rows] == "train").all()
+        )
+    by_patient = table.iloc[kept[4]].query("ill")["patient"].value_counts().reindex(names, fill_value=0)
+    assert by_patient.max() == by_patient.min() + 1 == 2  # though one patient has more tumors than the others have
+    tumors = {ratio: set(rows[table["ill"].iloc[rows]]) for ratio, rows in kept.items()}
+    assert tumors[4] < tumors[2] < tumors[1]
+    with pytest.raises(BadInput, match="1 patients of store .* do not make 1 to 20"):
+        augmentation.few_rows(few_store, ["p07"], 20)
+
+
+def test_a_painted_disc_is_as_wide_and_as_dark_as_it_should_be_and_inside_the_liver():
+    liver = np.zeros((40, 32, 32), bool)
+    liver[:, 4:26, 6:28] = True
+    images, rng = np.where(liver, 0.4, -1.0)[:, None], np.random.default_rng(0)
+    made = augmentation.paint_discs(images, liver, np.full(40, 6.0), np.full(40, -0.5), rng)[:, 0]
+    assert (made[~liver] == -1).all() and made.min() == -1 and np.allclose(made[liver].min(), -0.1)
+    half = ((made < 0.15) & liver).sum(axis=(1, 2))
+    assert np.abs(half - np.pi * 9).max() < 4  # none was cut off at the liver's edge
+    assert len({tuple(np.argwhere((made[i] < -0.05) & liver[i])[0]) for i in range(40)}) > 20
+    labels = np.where(liver, 1, 0) + ((made < 0.15) & liver)
+    found = augmentation.tumors_of(made[:, None], labels)
+    assert found["across"].mean() == pytest.approx(6, abs=0.5) and found["contrast"].mean() == pytest.approx(
+        -0.4, abs=0.1
+    )
+    thin = np.zeros((1, 32, 32), bool)
+    thin[0, :2, :9] = True  # no room: at the edge of the image, and only within the liver
+    cut = augmentation.paint_discs(np.full((1, 1, 32, 32), 0.4), thin, [9.0], [-0.5], rng)[0, 0]
+    assert (cut[~thin[0]] == np.float32(0.4)).all() and cut.min() < 0
+
+
+def pipeline_of(store, patients, labelled=None) -> augmentation.Pipeline:
+    """`Painter`, `Finder`, `Eye` and the axis of tumors, learned from these patients; labelled: of whom labels were known."""
+    rows = {
+        who: np.flatnonzero(store.slices["patient"].isin(who)) for who in {tuple(patients), tuple(labelled or patients)}
+    }
+    made = augmentation.Pipeline(Painter(), Finder(), Eye("labeller"), axis(0, 0.5))
+    for name, part in made.parts.items():
+        who = tuple((labelled or patients) if name in ("labeller", "direction") else patients)
+        its = replace(store.learned_from(rows[who], "train"), kind=name)
+        if name == "direction":
+            part.info = {"provenance": its.to_dict()}
+        else:
+            part.provenance = its
+    findings = made.labeller.findings
+
+    def more(images):
+        found = findings(images)
+        found.table = found.table.assign(modality_mr=0.0, phase="portal", tumor_score=found.table["tumor_px"])
+        return found
+
+    made.labeller.findings = more
+    return made
+
+
+def test_what_a_pipeline_has_learned_from_is_told(few_store):
+    own, others = ["p00", "p01"], ["p00", "p01", "p02"]
+    few = few_store.learned_from(np.flatnonzero(few_store.slices["patient"].isin(own)))
+    told = [pipeline_of(few_store, *who).learned_from(few) for who in ((own,), (others, own), (others,), (own, others))]
+    assert told == ["own", "larger unlabelled set", "labels of more patients", "labels of more patients"]
+    unknown = pipeline_of(few_store, own)
+    unknown.encoder.provenance = Provenance(kind="encoder")
+    assert unknown.learned_from(few) == "not known"
+
+
+class Linear:
+    """Stands in for a classifier: logistic regression on grey values; keeps the classes of what it was shown."""
+
+    shown: list = []
+
+    def __init__(self, images, y, **how):
+        from sklearn.linear_model import LogisticRegression
+
+        self.shown.append((len(y), int(np.sum(y))))
+        self.model = LogisticRegression(C=how["rate"]).fit(images.flatten(1).numpy(), y)
+
+    def score(self, images):
+        return self.model.decision_function(images.flatten(1).numpy())
+
+
+def test_augmentation_adds_what_each_arm_says_and_nothing_of_patients_held_out(few_store, tmp_path, monkeypatch):
+    monkeypatch.setattr(augmentation, "train_classifier", Linear)
+    monkeypatch.setattr(augmentation, "tumor_scores", Linear.score)
+    monkeypatch.setattr(Linear, "shown", [])
+    own = pipeline_of(few_store, ["p00", "p01", "p02", "p03"])
+    judge = Eye()
+    judge.findings = own.labeller.findings
+    how = dict(patients=4, ratio=3, curve=(2, 4, 9), seeds=2, steps=9, work=tmp_path, progress=False)
+    how["grids"] = {"alone": ((1.0, 1.0), (9.0, 1.0)), "beside": ((1.0, 0.5), (1.0, 1.0))}
+    result = augmentation.run(few_store, {"own": own}, judge, **how)
+
+    told = result.tables["training"].set_index("arm")
+    assert list(told.index) == [*augmentation.REAL, *(f"{arm}, own" for arm in augmentation.MADE)]
+    assert (told["learned from"] == np.where(told["pipeline"] == "own", "own", "")).all()
+    ill, real = told.loc["real", ["with tumor", "real"]]
+    grid = result.tables["tuning"].assign(n=lambda t: t["with tumor"] + t["without"]).set_index(["arm", "share"])
+    assert (told["real"].drop("more patients") == real).all() and told.loc["more patients", "patients"] == 8
+    for arm in ("oversampled", "painted", "coarse, own", "direction, own", "walked, own"):
+        full, half = grid.loc[(arm, 1.0)], grid.loc[(arm, 0.5)]
+        assert full["with tumor"] == full["without"] == real - ill and half["with tumor"] == ill + (real - 2 * ill) // 2
+    for arm in ("duplicated", "generated, own"):
+        assert grid.loc[(arm, 1.0), ["with tumor", "n"]].tolist() == [ill + real, 3 * real]
+    assert grid.loc[("generated only, own", 1.0), "n"].eq(2 * real).all()
+    assert (told.loc[told["pipeline"] == "own", "labelled alike"] == 1).all()
+    assert (result.tables["tuning"].groupby("arm")["chosen"].sum() == 1).all()
+
+    few = augmentation._Few(few_store, [f"p{i:02d}" for i in range(4)], 3, "CT", 0)
+    for arm in (*augmentation.REAL, *augmentation.MADE):
+        pool = augmentation._Job(arm, arm, few, "own", own, 2.0).pool(1.0, {"p00", "p03"})
+        assert set(pool.patients) <= {"p01", "p02", ""}, arm
+
+    tables = result.tables
+    arms = tables["arms"].query("what == 'AUC' and tumors != 'all'").set_index("arm")["value"]
+    assert len(arms) == 10 and (arms > 0.95).all()  # grey values tell these tumors
+    assert set(tables["curve"]["patients"]) == {2, 4} and len(tables["differences"]) == 9 * 4
+    assert tables["test"]["slices"].tolist() == [15, 0, 25] and set(tables["agreement"]["arm"]) == set(told.index)
+    trained = len(Linear.shown)
+    # 10 arms and one more point of the curve; two points of the grid by two folds, two seeds. Four patients: at most three folds.
+    assert trained <= 11 * (2 * 3 + 2)
+    again = augmentation.run(few_store, {"own": own}, judge, **how)
+    assert len(Linear.shown) == trained
+    for name, table in tables.items():
+        pd.testing.assert_frame_equal(again.tables[name], table, check_dtype=False)
+    other = augmentation.run(few_store, {}, **how | {"arms": ("painted",), "ratio": 1.0})
+    assert other.settings["left out"] == ["painted"] and list(other.tables["training"]["arm"]) == ["real"]
+
+
+def test_augmentation_refuses_what_has_seen_test_patients(few_store, tmp_path):
+    how = dict(work=tmp_path, patients=4, progress=False)
+    with pytest.raises(BadInput, match=r"generator of own has learned from test patients of store \(p08\)"):
+        augmentation.run(few_store, {"own": pipeline_of(few_store, ["p00", "p08"])}, **how)
+    with pytest.raises(BadInput, match="8 patients of train with CT, not 9"):
+        augmentation.run(few_store, {}, **how | {"patients": 9})
+    with pytest.raises(BadInput, match="no arm magic"):
+        augmentation.run(few_store, {}, arms=("magic",), **how)
+    with pytest.raises(BadInput, match="differ in size"):
+        augmentation.run(few_store, {}, grids={"alone": [(1, 1)], "beside": []}, **how)
+    assert not list(tmp_path.iterdir())

@@ -25,6 +25,7 @@ from stylemed.cli.options import (
     rows_of,
     typed,
 )
+from stylemed.errors import BadInput
 
 study = typer.Typer(help="Long measurements; each writes one JSON that chapters read.", no_args_is_help=True)
 
@@ -248,6 +249,84 @@ def edits_command(
         randoms=randoms,
         modality=modality,
         steps=steps,
+        work=work,
+        seed=seed,
+    )
+    _write(found, out)
+
+
+@study.command("augmentation")
+def augmentation_command(
+    store: Annotated[Path, typer.Argument(help="Slice store with patients of train and test.")],
+    out: Result,
+    work: Annotated[
+        Path, typer.Option(help="Folder that keeps every classifier's answers, so that the same line goes on.")
+    ],
+    generator: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Of class-specific images.", show_default=False)
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(metavar="RUN", help="Of this generator.", show_default=False)] = None,
+    labeller: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Labeller of its images.", show_default=False)
+    ] = None,
+    direction: Annotated[Path | None, typer.Option(metavar="FILE", help="Towards tumors.", show_default=False)] = None,
+    pipeline: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=MODEL",
+            help="All four from a released model, or from a folder of stylemed release; repeat for several.",
+            show_default=False,
+        ),
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Judge whose errors are compared.", show_default=False)
+    ] = None,
+    patients: Annotated[int, typer.Option(help="Of train, the first so many by name.", min=2)] = 11,
+    ratio: Annotated[float, typer.Option(help="Tumor-free slices for each with a tumor.", min=1.0)] = 5.0,
+    curve: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Patients that real slices alone are measured with; repeat. Default: 4, 11, 30, 60.",
+            show_default=False,
+        ),
+    ] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="An arm; repeat. Default: all.", show_default=False)] = None,
+    seeds: Annotated[int, typer.Option(help="Classifiers of each arm.", min=1)] = 5,
+    steps: Annotated[int, typer.Option(help="Gradient steps of each classifier.", min=1)] = 600,
+    times: Annotated[float, typer.Option(help="Generated images of both classes for each real slice.", min=0.1)] = 2.0,
+    blocks: Annotated[int, typer.Option(help="1: ResNet-10, 2: ResNet-18.", min=1)] = 1,
+    modality: Annotated[str, typer.Option(help="Modality of the slices.")] = "CT",
+    seed: Seed = 0,
+) -> None:
+    """Does it help? A classifier of few patients, with generated images and with what costs less: AUC, sensitivity, patients."""
+    from stylemed import pretrained
+    from stylemed.data.store import SliceStore
+    from stylemed.latent.direction import Direction
+    from stylemed.studies.augmentation import ARMS, Pipeline, run
+
+    parts, pipelines = (generator, encoder, labeller, direction), {}
+    if any(parts):
+        if not all(parts):
+            raise BadInput(
+                "A pipeline needs --generator, --encoder, --labeller and --direction; give all four or none."
+            )
+        networks = pretrained.generator(generator)[0], pretrained.encoder(encoder)[0]
+        pipelines["given"] = Pipeline(*networks, pretrained.labeller(labeller), Direction.load(direction))
+    bundles = named(pipeline, "pipeline", "MODEL", "released model or folder")
+    pipelines |= {name: Pipeline.of(pretrained.load(model)) for name, model in bundles.items()}
+    found = run(
+        SliceStore.open(store),
+        pipelines,
+        None if judge is None else pretrained.judge(judge),
+        patients=patients,
+        ratio=ratio,
+        curve=tuple(curve or (4, 11, 30, 60)),
+        arms=tuple(arm or ARMS),
+        seeds=seeds,
+        steps=steps,
+        times=times,
+        blocks=blocks,
+        modality=modality,
         work=work,
         seed=seed,
     )

@@ -128,6 +128,7 @@ def class_images(
     direction: Direction | None = None,
     codes: Codes | None = None,
     margin: float = 1.0,
+    modality: str | None = None,
     psi: float = 0.7,
     seed: int = 0,
     names: tuple[str, str, str] = ("the generator", "the direction", "the codes"),
@@ -139,7 +140,8 @@ def class_images(
     (head and outline have to agree), modality_mr or kernel_sharp.
     by="direction": the walk from random styles (or from codes of `train`) to `margin` steps beyond the boundary of the latent
     classifier, which alone decides how far and whether.
-    In both an image needs a liver, or it would be no slice of a liver data set. BadInput for parts that do not belong together,
+    In both an image needs a liver, or it would be no slice of a liver data set, and with `modality` the labeller has to read this
+    one: fine styles that are drawn at random may be those of another. BadInput for parts that do not belong together,
     and where after TRIES candidates for each image there are too few.
     """
     cure = "give a labeller that learned from slices like those of the generator"
@@ -168,7 +170,7 @@ def class_images(
         else:
             candidates = _walked(generator, direction, wanted, codes, margin, psi, rng)
         if share:
-            parts.append(_accepted(generator, labeller, candidates, share, label, wanted, by))
+            parts.append(_accepted(generator, labeller, candidates, share, label, wanted, by, modality))
     return _joined(parts)
 
 
@@ -270,7 +272,7 @@ def _walked(generator, direction, wanted, codes, margin, psi, rng) -> Iterator[t
         yield moved[sure], pd.DataFrame(told)[sure]
 
 
-def _accepted(generator, labeller, candidates, count, label, wanted, by) -> ClassImages:
+def _accepted(generator, labeller, candidates, count, label, wanted, by, modality) -> ClassImages:
     """The first `count` candidates that are accepted."""
     parts, have, tried = [], 0, 0
     for w_plus, told in candidates:
@@ -279,7 +281,10 @@ def _accepted(generator, labeller, candidates, count, label, wanted, by) -> Clas
         if len(images):
             found = labeller.findings(images)
             agrees = _agrees(found, label, wanted)
-            keep = np.flatnonzero((found.table["liver_px"] > 0).to_numpy() & (agrees | (by == "direction")))
+            fits = (found.table["liver_px"] > 0).to_numpy() & (agrees | (by == "direction"))
+            if modality is not None:
+                fits &= (found.table["modality_mr"] > 0.5).to_numpy() == (modality == "MR")
+            keep = np.flatnonzero(fits)
             read = found.table.iloc[keep][["modality_mr", "phase", "tumor_score"]].reset_index(drop=True)
             table = pd.concat([told.iloc[keep].reset_index(drop=True), read], axis=1)
             doubtful = (label == "tumor") & ~agrees[keep]

@@ -6,6 +6,7 @@ and nobody can take it for that of other weights.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
@@ -17,6 +18,7 @@ import pandas as pd
 from stylemed.errors import BadInput
 from stylemed.files import write_json
 from stylemed.machine import commit, machine
+from stylemed.provenance import Provenance
 
 if TYPE_CHECKING:
     from stylemed.latent.codes import Codes
@@ -48,8 +50,6 @@ class Result:
     @classmethod
     def load(cls, path: str | Path) -> Result:
         """Read what `save` wrote; BadInput for anything else."""
-        import json
-
         try:
             content = json.loads(Path(path).read_text())
             tables = {name: pd.DataFrame(**table) for name, table in content.pop("tables").items()}
@@ -71,6 +71,30 @@ def kept_codes(path: Path, key: dict[str, Any], make: Callable[[], Codes]) -> Co
     codes = make()
     Codes(codes.table, codes.w_plus, codes.info | {"key": key}).save(path)
     return codes
+
+
+def kept_table(path: Path, key: dict[str, Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """A table from a file of before with the same key, else made and kept there."""
+    key = json.loads(json.dumps(key))
+    if path.exists():
+        content = json.loads(path.read_text())
+        if content["key"] == key:
+            return pd.DataFrame(**content["table"])
+    table = make()
+    plain = json.loads(table.to_json(orient="split", index=False, double_precision=15))
+    write_json(path, {"key": key, "table": plain}, sort_keys=False)
+    return table
+
+
+def refuse_seen(name: str, artifact, store) -> None:
+    """BadInput where an artifact has learned from `test` patients of the store, by its provenance."""
+    test = store.learned_from(store.select("test"), "test")
+    known = getattr(artifact, "provenance", Provenance()).shared_patients(test)
+    if known:
+        raise BadInput(
+            f"The {name} has learned from test patients of {store.path} ({', '.join(known[:3])}), so nothing can be measured "
+            "on them with it; give one that has not."
+        )
 
 
 def _without_nan(value):

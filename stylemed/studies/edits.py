@@ -23,7 +23,7 @@ from stylemed.evaluation.judge import check_reader
 from stylemed.evaluation.memorization import nearest
 from stylemed.evaluation.reconstruction import by_patient
 from stylemed.evaluation.variety import LEAST_LIVER
-from stylemed.files import digest_of_weights, write_json
+from stylemed.files import digest_of_weights
 from stylemed.latent.codes import Codes
 from stylemed.latent.direction import Direction, mean_style, random_direction, steps_to, walk
 from stylemed.latent.generation import random_styles
@@ -31,7 +31,7 @@ from stylemed.latent.inversion import check_networks, codes_by
 from stylemed.latent.mixing import LEVELS, layers_of, synthesize
 from stylemed.provenance import Provenance, belong_together
 from stylemed.statistics import mean_interval
-from stylemed.studies import Result, kept_codes
+from stylemed.studies import Result, kept_codes, kept_table, refuse_seen
 from stylemed.training.reader import Findings
 
 WAYS = {"add": 1, "remove": 0}  # what the reader shall tell afterwards
@@ -172,15 +172,7 @@ class _Kept:
     key: dict
 
     def table(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        path = self.folder / f"{name.replace('/', '-')}.json"
-        if path.exists():
-            content = json.loads(path.read_text())
-            if content["key"] == self.key:
-                return pd.DataFrame(**content["table"])
-        table = make()
-        plain = json.loads(table.to_json(orient="split", index=False, double_precision=15))
-        write_json(path, {"key": self.key, "table": plain}, sort_keys=False)
-        return table
+        return kept_table(self.folder / f"{name.replace('/', '-')}.json", self.key, make)
 
     def codes(self, name: str, rows, make: Callable[[], Codes]) -> np.ndarray:
         key = self.key | {"rows": [int(row) for row in rows]}
@@ -247,10 +239,9 @@ def _check(store, generator, encoder, labeller, judges, directions) -> None:
         raise BadInput("A judge may not choose where walks end; give a labeller, which has learned from train.")
     if not directions:
         raise BadInput("No direction was given to walk along; find one with stylemed direction.")
-    test = store.learned_from(store.select("test"), "test")
     for name, artifact in {"labeller": labeller, **judges}.items():
         check_reader(artifact, store)
-        _refuse_seen(name, artifact, test, store)
+        refuse_seen(name, artifact, store)
     for name, direction in directions.items():
         mine, its = getattr(generator, "provenance", Provenance()), direction.provenance
         cure = "find it on codes or samples of this generator"
@@ -259,16 +250,7 @@ def _check(store, generator, encoder, labeller, judges, directions) -> None:
             raise BadInput(
                 f"The direction {name} was found in another latent space than that of the generator; {cure}."
             )
-        _refuse_seen(f"direction {name}", direction, test, store)
-
-
-def _refuse_seen(name: str, artifact, test: Provenance, store) -> None:
-    known = getattr(artifact, "provenance", Provenance()).shared_patients(test)
-    if known:
-        raise BadInput(
-            f"The {name} has learned from test patients of {store.path} ({', '.join(known[:3])}), so nothing can be measured "
-            "on them with it; give one that has not."
-        )
+        refuse_seen(f"direction {name}", direction, store)
 
 
 def _levels(direction: Direction, levels, generator) -> list[str]:

@@ -1,0 +1,534 @@
+"""Does it help? A classifier of few patients, with class-specific images in its training and with what costs less.
+
+Every arm trains the same network for as many steps, chooses its learning rate and its share of added images from a grid of the same
+size by cross-validation within the training patients, and is measured on the same `test` patients.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import ndimage
+from sklearn.model_selection import StratifiedGroupKFold
+from tqdm.auto import tqdm
+
+from stylemed.data.store import disc_across, largest_px
+from stylemed.data.truth import present, truth
+from stylemed.errors import BadInput
+from stylemed.evaluation.classification import LARGE, agreement, differences, drawn_numbers, in_words, worth
+from stylemed.evaluation.judge import check_reader
+from stylemed.evaluation.variety import LEAST_LIVER
+from stylemed.files import digest_of_weights
+from stylemed.latent.codes import encode_store
+from stylemed.latent.direction import steps_to, walk
+from stylemed.latent.generation import class_images
+from stylemed.latent.inversion import check_networks
+from stylemed.latent.mixing import synthesize
+from stylemed.provenance import Provenance, belong_together
+from stylemed.statistics import auc_draws, chance
+from stylemed.studies import Result, kept_table, refuse_seen
+from stylemed.training.classifier import train_classifier, tumor_scores
+
+# Name of an arm -> what the classifier learns from.
+REAL = {
+    "real": "labelled slices alone",
+    "oversampled": "and those with a tumor again, until balanced",
+    "duplicated": "and both classes again, as often as `generated` adds them",
+    "painted": "and tumor-free ones with a painted disc, until balanced",
+    "more patients": "labelled slices of twice as many patients",
+}
+MADE = {
+    "generated": "and generated images, half of them with a tumor",
+    "coarse": "and generated ones with a tumor by coarse styles, until balanced",
+    "direction": "and generated ones with a tumor by the walk, until balanced",
+    "walked": "and tumor-free slices, encoded and walked to a tumor, until balanced",
+    "generated only": "generated images of both classes alone",
+}
+ARMS = REAL | MADE
+FOR_BALANCE = ("oversampled", "painted", "coarse", "direction", "walked")  # nothing to add where classes are balanced
+# Learning rates and shares of the added images that take part: points of equal number for arms without and with added images.
+GRIDS = {
+    "alone": ((1e-4, 1.0), (3e-4, 1.0), (1e-3, 1.0), (3e-3, 1.0)),
+    "beside": ((3e-4, 0.5), (3e-4, 1.0), (1e-3, 0.5), (1e-3, 1.0)),
+}
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What makes class-specific images. encoder, labeller and direction belong to the generator."""
+
+    generator: object
+    encoder: object
+    labeller: object
+    direction: object
+
+    @classmethod
+    def of(cls, bundle) -> Pipeline:
+        """That of a released model; BadInput where it has no direction of tumors."""
+        towards = [direction for direction in bundle.directions.values() if direction.label == "tumor"]
+        if not towards:
+            raise BadInput(f"{bundle.name} has no direction of tumors to walk along; release it with one.")
+        return cls(bundle.generator, bundle.encoder, bundle.labeller, towards[0])
+
+    @property
+    def parts(self) -> dict[str, object]:
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        states = {name: part.state_dict() for name, part in self.parts.items() if name in ("generator", "encoder")}
+        states["labeller"] = self.labeller.network.state_dict()
+        states["direction"] = {"vector": torch.from_numpy(np.ascontiguousarray(self.direction.vector))}
+        return {name: digest_of_weights(state) for name, state in states.items()}
+
+    def learned_from(self, few: Provenance) -> str:
+        """own: only from the few patients. Else whether labels of others were used, or only their images. Or not known.
+
+        A direction found on labelled samples names all patients behind its generator; their labels are those of its labeller.
+        """
+        its = {name: getattr(part, "provenance", Provenance()) for name, part in self.parts.items()}
+        if not all(one.patients for one in its.values()):
+            return "not known"
+        others = {name: set(one.patients) - set(few.shared_patients(one)) for name, one in its.items()}
+        if its["direction"].made_from.get("labeller") == self.digests["labeller"]:
+            others["direction"] = set()
+        if others["labeller"] or others["direction"]:
+            return "labels of more patients"
+        return "larger unlabelled set" if others["generator"] or others["encoder"] else "own"
+
+
+def run(
+    store,
+    pipelines: Mapping[str, Pipeline],
+    judge=None,
+    *,
+    patients: int = 11,
+    ratio: float = 5.0,
+    curve=(4, 11, 30, 60),
+    arms=tuple(ARMS),
+    seeds: int = 5,
+    steps: int = 600,
+    times: float = 2.0,
+    blocks: int = 1,
+    margin: float = 1.0,
+    grids: Mapping = GRIDS,
+    modality: str = "CT",
+    work: str | Path,
+    seed: int = 0,
+    progress: bool = True,
+) -> Result:
+    """The study for so many training patients; each classifier is kept in the folder `work`, and the same call goes on from there.
+
+    Args:
+        pipelines: by name; the arms of MADE are trained for each. judge: whose errors are compared with the classifier's.
+        patients: of `train`, the first so many by name, which have to be in no order that matters.
+        ratio: tumor-free slices for each with a tumor, reached by leaving slices out: `few_rows`.
+        curve: numbers of patients that real slices alone are measured with, as far as there are so many; `patients` is added.
+        seeds: classifiers of each arm. steps: of each. blocks: of each stage of its ResNet.
+        times: generated images of both classes for each real slice, at most; the grid decides on the share.
+        margin: score of the latent classifier where walks end, in steps.
+        grids: for arms "alone" and "beside" added images, points (learning rate, share) of equal number.
+
+    Tables: test (slices by class), training (what each arm learned from, and what was chosen), tuning (the whole grid), arms (AUC
+    and sensitivity, mean of the seeds with their spread), differences (from "real"; p by bootstrap, Holm's correction over the
+    arms), curve, worth (the number of real patients that reaches an arm's AUC), agreement (of the classifier's errors with the
+    judge's). Intervals (95 %) and p are of a bootstrap of patients and seeds, paired between arms. Only tumors of at least 3
+    pixels across are learned from; `tumors` says whether smaller ones are asked for.
+
+    What the choice by cross-validation cannot know: generator, labeller and direction have seen the patients that are held out.
+    BadInput where parts do not belong together or have learned from `test` patients, and for too few patients or slices.
+    """
+    began = time.monotonic()
+    _check(store, pipelines, judge, arms, grids)
+    names = sorted(set(store.slices["patient"].to_numpy()[store.select("train", modality=modality)]))
+    if len(names) < patients:
+        raise BadInput(
+            f"{store.path} has {len(names)} patients of train with {modality}, not {patients}; ask for fewer."
+        )
+    how = dict(steps=steps, blocks=blocks)
+    settings = dict(patients=patients, ratio=ratio, seeds=seeds, **how, times=times, margin=margin, modality=modality)
+    settings |= {"grids": {name: [list(point) for point in grid] for name, grid in grids.items()}}
+    few = _Few(store, names[:patients], ratio, modality, seed)
+    test = _Test.of(store, modality)
+    wanted = [arm for arm in ARMS if arm in {"real", *arms} and (few.missing or arm not in FOR_BALANCE)]
+    counts = sorted({patients, *(n for n in curve if n <= len(names))})
+    if len(names) < 2 * patients:
+        wanted = [arm for arm in wanted if arm != "more patients"]
+    settings |= {"curve": counts, "left out": [arm for arm in arms if arm not in wanted], "seed of draws": seed}
+
+    on_curve = [_Job(f"{n} patients", "real", _Few(store, names[:n], ratio, modality, seed)) for n in counts]
+    jobs = {"real": on_curve[counts.index(patients)]}
+    for arm in wanted[1:]:
+        if arm == "more patients":
+            jobs[arm] = _Job(arm, "real", _Few(store, names[: 2 * patients], ratio, modality, seed))
+        elif arm in REAL:
+            jobs[arm] = _Job(arm, arm, few, times=times)
+        else:
+            made = {f"{arm}, {name}": (name, pipeline) for name, pipeline in pipelines.items()}
+            jobs |= {name: _Job(name, arm, few, *whose, times, margin) for name, whose in made.items()}
+    for job in tqdm([*on_curve, *jobs.values()], desc="arms", disable=not progress):
+        job.train(test, Path(work), grids, seeds, how, seed)
+
+    true = (test.y, test.large, test.patients, seed)
+    found = {name: drawn_numbers(job.scores, *true) for name, job in jobs.items()}
+    curve_found = [drawn_numbers(job.scores, *true) for job in on_curve]
+    tables = {
+        "test": test.counted(),
+        "training": pd.DataFrame([{"arm": name, **job.told()} for name, job in jobs.items()]),
+    }
+    tables["tuning"] = pd.concat([job.tuning.assign(arm=name) for name, job in jobs.items()], ignore_index=True)
+    tables["arms"] = pd.concat([in_words(each).assign(arm=name) for name, each in found.items()], ignore_index=True)
+    tables["differences"] = differences(found)
+    rows = [in_words(each).assign(patients=n) for n, each in zip(counts, curve_found, strict=True)]
+    tables["curve"], tables["worth"] = pd.concat(rows, ignore_index=True), worth(found, counts, curve_found)
+    made_from = {f"{kind}, {name}": value for name, p in pipelines.items() for kind, value in p.digests.items()}
+    if judge is not None:
+        made_from["judge"] = digest_of_weights(judge.network.state_dict())
+        read = judge.findings(test.images).table["tumor_score"].to_numpy()
+        tables["agreement"] = agreement(read, {name: job.scores for name, job in jobs.items()}, *true)
+    minutes = (time.monotonic() - began) / 60
+    return Result("augmentation", tables, str(store.digest), made_from, seed, settings, minutes)
+
+
+def few_rows(store, patients, ratio: float, modality: str = "CT", seed: int = 0) -> np.ndarray:
+    """Rows of these patients' `train` slices, with `ratio` tumor-free ones for each with a tumor.
+
+    Of the class that is in excess slices are left out: every patient keeps one, by chance, before any keeps a second one, and so
+    on. Tumors that are kept at a ratio are kept at a smaller one. Slices whose state is unknown, or with smaller tumors only than
+    3 pixels across, have no part. BadInput where a class would be empty.
+    """
+    rows = store.select("train", modality=modality)
+    rows = rows[store.slices["patient"].iloc[rows].isin(list(patients)).to_numpy()]
+    table = store.slices.iloc[rows][["case", "z", "patient"]].assign(
+        row=rows, state=present(truth(store, rows)).to_numpy()
+    )
+    table["by_chance"] = [chance(f"{case} {z}", seed) for case, z in zip(table["case"], table["z"], strict=True)]
+    table = table.sort_values("by_chance")
+    table["turn"] = table.groupby(["patient", "state"]).cumcount()
+    kept = {state: part.sort_values(["turn", "by_chance"])["row"].to_numpy() for state, part in table.groupby("state")}
+    ill, free = kept.get(1.0, rows[:0]), kept.get(0.0, rows[:0])
+    count = min(len(ill), int(len(free) / ratio))
+    if ratio < 1 or not count:
+        raise BadInput(
+            f"{len(patients)} patients of {store.path} have {len(ill)} slices with a tumor and {len(free)} without, which do not "
+            f"make 1 to {ratio:g}; take more patients, or a ratio from 1 up."
+        )
+    return np.sort(np.concatenate([ill[:count], free[: round(count * ratio)]]))
+
+
+# -- who takes part
+
+
+def _check(store, pipelines, judge, arms, grids) -> None:
+    for arm in set(arms) - set(ARMS):
+        raise BadInput(f"There is no arm {arm}; there are: {', '.join(ARMS)}.")
+    if len({len(grid) for grid in grids.values()}) > 1 or set(grids) != set(GRIDS):
+        raise BadInput("The grids for arms alone and beside added images differ in size; give both as many points.")
+    if not len(store.select("test")):
+        raise BadInput(f"{store.path} has no slice of test to measure on; prepare it with test patients.")
+    for name, pipeline in pipelines.items():
+        check_networks(store, pipeline.generator, pipeline.encoder)
+        check_reader(pipeline.labeller, store)
+        if getattr(pipeline.labeller, "kind", None) == "judge":
+            raise BadInput(f"The pipeline {name} has a judge in the place of the labeller; a judge only measures.")
+        its, towards = (getattr(part, "provenance", Provenance()) for part in (pipeline.generator, pipeline.direction))
+        cure = "find it on codes or samples of this generator"
+        who = (f"the generator of {name}", f"the direction of {name}")
+        belong_together(its, towards, names=who, same_store=False, cure=cure)
+        for kind, part in pipeline.parts.items():
+            refuse_seen(f"{kind} of {name}", part, store)
+    if judge is not None:
+        check_reader(judge, store)
+        refuse_seen("judge", judge, store)
+
+
+@dataclass(frozen=True)
+class _Test:
+    """Slices of `test`: images [N, 1, R, R], patients [N], tumor [N] (0/1), and whether one is of at least 3 pixels across."""
+
+    images: torch.Tensor
+    patients: np.ndarray
+    y: np.ndarray
+    large: np.ndarray
+
+    @classmethod
+    def of(cls, store, modality: str) -> _Test:
+        rows = store.select("test", modality=modality)
+        true = truth(store, rows)
+        rows, true = rows[true["tumor"].notna()], true[true["tumor"].notna()]
+        if true["tumor"].nunique() < 2:
+            raise BadInput(
+                f"{store.path} has no {modality} slices of test with a tumor and without; give it more patients."
+            )
+        y, images = true["tumor"].to_numpy().astype(int), torch.from_numpy(store.images(rows))
+        return cls(images, store.slices["patient"].to_numpy()[rows], y, (present(true) == 1).to_numpy())
+
+    def counted(self) -> pd.DataFrame:
+        masks = {f"tumor of {LARGE}": self.large, "smaller tumor": (self.y == 1) & ~self.large, "no tumor": self.y == 0}
+        rows = [{"slices are": k, "slices": m.sum(), "patients": len(set(self.patients[m]))} for k, m in masks.items()]
+        return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class _Few:
+    """The training patients and their labelled slices."""
+
+    store: object
+    names: list[str]
+    ratio: float
+    modality: str
+    seed: int
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        return few_rows(self.store, self.names, self.ratio, self.modality, self.seed)
+
+    @cached_property
+    def y(self) -> np.ndarray:
+        return (self.store.slices["tumor_px"].to_numpy()[self.rows] > 0).astype(int)
+
+    @property
+    def missing(self) -> int:
+        """Tumors that are missing for balance."""
+        return int((self.y == 0).sum() - (self.y == 1).sum())
+
+    def pool(self) -> _Pool:
+        return self.some(np.arange(len(self.rows)))
+
+    def some(self, where) -> _Pool:
+        rows = self.rows[where]
+        return _Pool(
+            torch.from_numpy(self.store.images(rows)), self.y[where], self.store.slices["patient"].to_numpy()[rows]
+        )
+
+    def turns(self, where, count: int) -> np.ndarray:
+        """`count` of some positions by chance, all of them before any comes again."""
+        return np.resize(np.random.default_rng(self.seed).permutation(where), count)
+
+    def livers(self) -> np.ndarray:
+        """Positions of tumor-free slices with room for a tumor, for every tumor that is missing."""
+        large = self.store.slices["liver_px"].to_numpy()[self.rows] >= LEAST_LIVER * self.store.resolution**2
+        if not (large & (self.y == 0)).any():
+            raise BadInput(f"{self.store.path} has no tumor-free training slice with a liver that a tumor fits in.")
+        return self.turns(np.flatnonzero(large & (self.y == 0)), self.missing)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Images to learn from: y [N] 0/1; patients [N]: behind each, "" where it was made from none by name."""
+
+    images: torch.Tensor
+    y: np.ndarray
+    patients: np.ndarray
+
+    def part(self, where) -> _Pool:
+        return _Pool(self.images[where], self.y[where], self.patients[where])
+
+    def share(self, share: float) -> _Pool:
+        """The first images of each class, so large a share of them."""
+        parts = [np.flatnonzero(self.y == state) for state in (0, 1)]
+        return self.part(np.concatenate([part[: round(share * len(part))] for part in parts]))
+
+    def __add__(self, other: _Pool) -> _Pool:
+        both = [(getattr(self, name), getattr(other, name)) for name in ("y", "patients")]
+        return _Pool(torch.cat([self.images, other.images]), *(np.concatenate(pair) for pair in both))
+
+
+# -- what is added
+
+
+def paint_discs(images, livers, across, contrast, rng: np.random.Generator) -> np.ndarray:
+    """Images [N, 1, R, R] with a soft disc inside each liver [N, R, R] (bool): the cheap rival of a generated tumor.
+
+    across [N]: diameter at half of the contrast, in pixels; contrast [N]: what is added in its middle, in units of the images. The
+    place is drawn among those where the disc has room, else it is the deepest. What would lie outside of the liver is not painted.
+    """
+    images = np.array(images, dtype=np.float32)
+    y, x = np.indices(images.shape[-2:])
+    for image, liver, wide, step in zip(images[:, 0], np.asarray(livers, bool), across, contrast, strict=True):
+        depth = ndimage.distance_transform_edt(np.pad(liver, 1))[1:-1, 1:-1]
+        room = np.argwhere(depth >= min(wide / 2, depth.max()))
+        centre = room[rng.integers(len(room))]
+        away = np.hypot(y - centre[0], x - centre[1])
+        image += step * np.clip((wide / 2 - away) / 2 + 0.5, 0, 1) * liver
+    return images.clip(-1, 1)
+
+
+def tumors_of(images, labels) -> pd.DataFrame:
+    """What is to be painted, from slices with tumors: across (pixels, of the largest), and contrast to the rest of the liver.
+
+    images [N, 1, R, R], labels [N, R, R] (1 liver, 2 tumor); slices without either are left out.
+    """
+    grey, labels = np.asarray(images)[:, 0], np.asarray(labels)
+    rows = []
+    for image, mask in zip(grey, labels, strict=True):
+        if (mask == 2).any() and (mask == 1).any():
+            contrast = image[mask == 2].mean() - image[mask == 1].mean()
+            rows.append({"across": disc_across(largest_px(mask == 2)), "contrast": contrast})
+    return pd.DataFrame(rows, columns=["across", "contrast"])
+
+
+def _painted(few: _Few) -> _Pool:
+    rng, ill = np.random.default_rng(few.seed), few.rows[few.y == 1]
+    known = tumors_of(few.store.images(ill), few.store.labels[ill])
+    if not len(known):
+        raise BadInput(
+            f"{few.store.path} has no training tumor with liver around it to paint others by; take more patients."
+        )
+    where = few.livers()
+    source, like = few.some(where), known.iloc[rng.integers(len(known), size=len(where))]
+    livers = np.asarray(few.store.labels[few.rows[where]]) > 0
+    images = paint_discs(source.images.numpy(), livers, like["across"], like["contrast"], rng)
+    return _Pool(torch.from_numpy(images), np.ones(len(where), int), source.patients)
+
+
+def _walked(few: _Few, pipeline: Pipeline, margin: float) -> _Pool:
+    where = few.livers()
+    w_plus = encode_store(few.store, pipeline.encoder, rows=few.rows[where], progress=False).w_plus
+    steps = steps_to(w_plus, pipeline.direction, margin)
+    images = synthesize(pipeline.generator, walk(w_plus, pipeline.direction, steps[:, None])[:, 0]).clamp(-1, 1)
+    return _Pool(images, np.ones(len(where), int), few.some(where).patients)
+
+
+def _generated(few: _Few, pipeline: Pipeline, by: str, count: int, share: float, margin: float) -> _Pool:
+    """`class_images`; their coarse styles are those of the training slices, and so they are taken for images of these patients."""
+    how = dict(by=by, ratio=share, direction=pipeline.direction, margin=margin, modality=few.modality, seed=few.seed)
+    if by == "coarse":
+        how["codes"] = encode_store(few.store, pipeline.encoder, rows=few.rows, progress=False)
+    made = class_images(pipeline.generator, pipeline.labeller, count, **how)
+    patients = np.full(count, "", dtype=object)
+    if by == "coarse":
+        table = how["codes"].table
+        of = {f"{case} z {z}": who for case, z, who in zip(table["case"], table["z"], table["patient"], strict=True)}
+        patients = made.table["class_source"].map(of).to_numpy()
+    return _Pool(made.images.clamp(-1, 1), made.table["class"].to_numpy().astype(int), patients)
+
+
+# -- the classifiers of an arm
+
+
+@dataclass
+class _Job:
+    """An arm: what it learns from, and once trained what was chosen and what its classifiers say of the test slices [seeds, N]."""
+
+    name: str
+    arm: str
+    few: _Few
+    pipeline_name: str = ""
+    pipeline: Pipeline | None = None
+    times: float = 1.0
+    margin: float = 1.0
+    tuning: pd.DataFrame = field(default_factory=pd.DataFrame)
+    scores: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+
+    @cached_property
+    def real(self) -> _Pool:
+        return self.few.pool()
+
+    @cached_property
+    def added(self) -> _Pool | None:
+        few, both = self.few, round(self.times * len(self.few.rows) / 2) * 2
+        if self.arm == "oversampled":
+            return few.some(few.turns(np.flatnonzero(few.y == 1), few.missing))
+        if self.arm == "duplicated":
+            return few.some(np.concatenate([few.turns(np.flatnonzero(few.y == state), both // 2) for state in (0, 1)]))
+        if self.arm == "painted":
+            return _painted(few)
+        if self.arm == "walked":
+            return _walked(few, self.pipeline, self.margin)
+        if self.arm in ("generated", "generated only"):
+            return _generated(few, self.pipeline, "coarse", both, 0.5, self.margin)
+        if self.arm in ("coarse", "direction"):
+            return _generated(few, self.pipeline, self.arm, few.missing, 1.0, self.margin)
+        return None
+
+    def pool(self, share: float, held=()) -> _Pool:
+        """What a classifier learns from, without anything that was made from slices of patients who are held out."""
+        parts = [] if self.arm == "generated only" else [self.real]
+        parts += [] if self.added is None else [self.added]
+        parts = [part.part(np.flatnonzero(~np.isin(part.patients.astype(str), list(held)))) for part in parts]
+        if len(parts) == 1:
+            return parts[0]
+        return parts[0] + parts[1].share(share)
+
+    @property
+    def grid_name(self) -> str:
+        return "alone" if self.arm in ("real", "generated only") else "beside"
+
+    def train(self, test: _Test, work: Path, grids, seeds: int, how: Mapping, seed: int) -> None:
+        """Choose in the grid, train the classifiers; what is kept in `work` is not made again."""
+        few, grid = self.few, grids[self.grid_name]
+        key = {
+            "store": few.store.digest,
+            "patients": few.names,
+            "ratio": few.ratio,
+            "modality": few.modality,
+            "seed": seed,
+        }
+        key |= {"arm": self.arm, "grid": grid, **how}
+        if self.arm not in ("real", "oversampled", "painted"):
+            key |= {"times": self.times}
+        if self.pipeline is not None:
+            key |= {"made from": self.pipeline.digests, "margin": self.margin}
+        # Real slices alone are the same arm for whoever asks for so many patients.
+        name = "real" if self.arm == "real" else self.name
+        folder = work / f"{len(few.names)} patients, 1 to {few.ratio:g}"
+        self.tuning = kept_table(folder / f"{name}, tuning.json", key, lambda: self._tuned(grid, how, seed))
+        best = self.tuning[self.tuning["chosen"]].iloc[0]
+
+        def classified(number: int) -> pd.DataFrame:
+            pool = self.pool(best["share"])
+            network = train_classifier(pool.images, pool.y, rate=best["rate"], seed=seed + number, **how)
+            return pd.DataFrame({"score": tumor_scores(network, test.images)})
+
+        tables = [
+            kept_table(folder / f"{name}, seed {seed + n}.json", key | {"number": n}, lambda n=n: classified(n))
+            for n in range(seeds)
+        ]
+        self.scores = np.stack([table["score"].to_numpy() for table in tables])
+
+    def _tuned(self, grid, how: Mapping, seed: int) -> pd.DataFrame:
+        """The grid with its AUC on patients held out by turns, and what a point learns from; the first of equal ones is chosen."""
+        real, rows = self.real, []
+        folds = min(3, *(len(set(real.patients[real.y == state])) for state in (0, 1)))
+        if len(grid) > 1 and folds < 2:
+            raise BadInput(
+                f"Of {len(self.few.names)} training patients only one keeps slices of some class at 1 to {self.few.ratio:g}, so "
+                "nothing can be chosen by cross-validation; take more patients, or a smaller ratio."
+            )
+        for rate, share in grid:
+            whole = self.pool(share)
+            row = {"rate": rate, "share": share, "with tumor": int(whole.y.sum()), "without": int((whole.y == 0).sum())}
+            rows.append(row | {"auc": self._held_out_auc(rate, share, folds, how, seed) if len(grid) > 1 else np.nan})
+        table = pd.DataFrame(rows)
+        if self.pipeline is not None:
+            told = self.pipeline.labeller.findings(self.added.images).table["tumor"].to_numpy()
+            table["labelled alike"] = float((told == self.added.y).mean())
+        table["chosen"] = np.arange(len(table)) == table["auc"].fillna(-1).argmax()
+        return table
+
+    def _held_out_auc(self, rate: float, share: float, folds: int, how: Mapping, seed: int) -> float:
+        real = self.real
+        scores, fold = np.zeros((2, len(real.y)))
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        for number, (_, held) in enumerate(splitter.split(real.y, real.y, real.patients)):
+            pool = self.pool(share, set(real.patients[held]))
+            if len(set(pool.y)) == 2:
+                network = train_classifier(pool.images, pool.y, rate=rate, seed=seed, **how)
+                scores[held] = tumor_scores(network, real.images[held])
+            fold[held] = number
+        return float(auc_draws(scores, real.y, real.patients, fold, draws=0)[0])
+
+    def told(self) -> dict:
+        """A row of the table training."""
+        whose = "" if self.pipeline is None else self.pipeline.learned_from(self.few.store.learned_from(self.few.rows))
+        row = self.tuning[self.tuning["chosen"]].iloc[0].drop("chosen").to_dict()
+        real = {"patients": len(self.few.names), "real with tumor": int(self.few.y.sum()), "real": len(self.few.y)}
+        return {"pipeline": self.pipeline_name, "learned from": whose, **real, **row}

@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from stylemed.cli import app
-from stylemed.training import GanConfig
+from stylemed.training import EncoderConfig, GanConfig
 from stylemed.training.encoder import ENCODER_PRESETS
 from stylemed.training.schedule import PRESETS
 
@@ -84,7 +84,8 @@ def wrong_values(path: list[str], given: dict) -> str | None:
         value = given.get(name)
         if isinstance(value, str) and value != "2" and value not in known:
             return f"{' '.join(path)}: no {name} {value}"
-    fields = {field.name for field in dataclasses.fields(GanConfig)}
+    config = GanConfig if path[-1] == "gan" else EncoderConfig
+    fields = {field.name for field in dataclasses.fields(config)}
     for change in given.get("change") or ():
         field = change.partition("=")[0]
         if field not in fields and not PLACEHOLDER.match(field):

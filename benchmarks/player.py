@@ -2,7 +2,7 @@
 
 Beside the clock stands the time of the browser's own process per image: where other work shares the cores, only that tells.
 
-python benchmarks/player.py benchmarks/milestones/phantom-64 ct-128 --images 60
+python benchmarks/player.py phantom-64 ct-128 --images 60
 
 Each model is a run folder or .safetensors file, or the name of a preset with random weights at the resolution in its name.
 """

@@ -103,10 +103,10 @@ def test_readers_of_before_can_be_read(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(reader.network.parameters(), again.network.parameters(), strict=True))
 
 
-def test_the_milestones_can_be_read(root):
-    """What long runs go on from: frozen networks, and a judge of before the header named a kind."""
-    Judge.load(root / "benchmarks" / "milestones" / "judge")
-    folder = root / "benchmarks" / "milestones" / "phantom-64"
+def test_a_released_network_is_no_other(root):
+    """Frozen networks, and a judge of before the header named a kind."""
+    folder = root / "stylemed" / "pretrained" / "phantom-64"
+    Judge.load(folder / "judge.safetensors")
     generator, metadata = load_generator(folder)
     assert generator.resolution == 64 and generator.provenance.digest and metadata["nimg"] > 0
     with pytest.raises(BadInput, match="holds no stylemed encoder of format 1 .found: discriminator"):

@@ -67,7 +67,7 @@ def train_gan_command(
         seed=seed,
         device=device,
         on_snapshot=measure,
-        warm_start=warm_start,
+        warm_start=None if warm_start is None else pretrained.folder(warm_start),
     )
     if first:
         _trained(done)

@@ -19,9 +19,9 @@ import torch
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]
 from browser import ROOT, browser, play_page  # noqa: E402
 
+from stylemed import pretrained  # noqa: E402
 from stylemed.book.player import write_parts  # noqa: E402
 from stylemed.networks import Generator  # noqa: E402
-from stylemed.training.run import load_generator  # noqa: E402
 from stylemed.training.schedule import PRESETS, gan_config  # noqa: E402
 
 RUNTIME = ROOT / "book" / "_static" / "vendor" / "onnxruntime" / "runtime.js"
@@ -39,8 +39,8 @@ MEASURE = """(async (images) => {
 
 
 def model(name: str) -> Generator:
-    if name not in PRESETS:
-        return load_generator(name)[0]
+    if name not in PRESETS or name in pretrained.available():
+        return pretrained.generator(name)[0]
     config = asdict(gan_config(name, int(name.rpartition("-")[2])))
     known = ("resolution", "channels", "latent_size", "mapping_layers", "fmap_base", "fmap_max", "mapping_normalized")
     torch.manual_seed(0)

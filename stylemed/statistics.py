@@ -42,7 +42,7 @@ def auc_draws(scores, y, patients, folds=None, *, seed: int = 0, draws: int = 20
     Of two classifiers on the same slices, sample i holds the same patients: their difference is a paired one.
     """
     scores, y = np.asarray(scores, dtype=float), np.asarray(y).astype(bool)
-    patient, drawn = _samples(patients, draws, seed)
+    patient, drawn = patient_samples(patients, draws, seed)
     folds = np.zeros(len(y)) if folds is None else np.asarray(folds)
     hits, pairs = np.zeros((2, len(drawn)))
     for fold in np.unique(folds):
@@ -66,7 +66,7 @@ def sensitivity_draws(scores, y, patients, specificity: float = 0.9, *, seed: in
     """
     order = np.argsort(np.asarray(scores, dtype=float), kind="stable")
     scores, y = np.asarray(scores, dtype=float)[order], np.asarray(y).astype(bool)[order]
-    patient, drawn = _samples(patients, draws, seed)
+    patient, drawn = patient_samples(patients, draws, seed)
     last = np.searchsorted(scores, scores, "right") - 1  # equal scores stay on one side of the cut
     out = np.full(len(drawn), np.nan)
     for some in _parts(drawn, order):
@@ -79,7 +79,7 @@ def sensitivity_draws(scores, y, patients, specificity: float = 0.9, *, seed: in
     return out
 
 
-def _samples(patients, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def patient_samples(patients, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Number of the patient of each slice [N], and how often each comes in the sample itself and in each draw [1 + draws, P]."""
     names, patient = np.unique(np.asarray(patients).astype(str), return_inverse=True)
     return patient, np.concatenate([np.ones((1, len(names)), int), draw_patients(len(names), draws, seed)])

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from stylemed.data.truth import LEAST_ACROSS
-from stylemed.statistics import auc_draws, draw_patients, holm, sensitivity_draws
+from stylemed.statistics import auc_draws, holm, patient_samples, sensitivity_draws
 
 SPECIFICITY = 0.9
 LARGE = f"{LEAST_ACROSS:g} pixels or more"  # tumors that count; all: smaller ones too
@@ -88,8 +88,8 @@ def agreement(judge: np.ndarray, scores: Mapping[str, np.ndarray], y, large, pat
     By class, since who fails more often on tumors shares more errors with another such one without any reason in the slices.
     """
     use = large | (y == 0)
-    y, patient = y[use], np.unique(patients[use].astype(str), return_inverse=True)[1]
-    drawn = np.concatenate([np.ones((1, patient.max() + 1), int), draw_patients(patient.max() + 1, DRAWS, seed)])
+    y = y[use]
+    patient, drawn = patient_samples(patients[use], DRAWS, seed)
 
     def wrong(one) -> np.ndarray:
         cut = np.quantile(one[use][y == 0], SPECIFICITY, method="inverted_cdf")

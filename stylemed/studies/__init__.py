@@ -7,7 +7,7 @@ and nobody can take it for that of other weights.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from stylemed.errors import BadInput
-from stylemed.files import write_json
+from stylemed.files import digest_of_weights, write_json
 from stylemed.machine import commit, machine
 from stylemed.provenance import Provenance
 
@@ -58,6 +58,19 @@ class Result:
             raise BadInput(f"{path}: no such file; make it with stylemed study.") from None
         except (ValueError, KeyError, TypeError, AttributeError):
             raise BadInput(f"{path} is no result of a study; make it anew with stylemed study.") from None
+
+
+def digests_of(parts: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of the weights of networks and readers, and of the vectors of directions, by name: what a study was made from."""
+    import numpy as np
+    import torch
+
+    def weights(part) -> dict:
+        if hasattr(part, "vector"):
+            return {"vector": torch.from_numpy(np.ascontiguousarray(part.vector))}
+        return getattr(part, "network", part).state_dict()
+
+    return {name: digest_of_weights(weights(part)) for name, part in parts.items()}
 
 
 def kept_codes(path: Path, key: dict[str, Any], make: Callable[[], Codes]) -> Codes:

@@ -12,12 +12,11 @@ import numpy as np
 import pandas as pd
 
 from stylemed.data.body import body_piece
-from stylemed.files import digest_of_weights
 from stylemed.latent.effects import follows
 from stylemed.latent.generation import random_styles
 from stylemed.latent.mixing import LEVELS, layers_of, mix, synthesize
 from stylemed.provenance import Provenance, belong_together
-from stylemed.studies import Result
+from stylemed.studies import Result, digests_of
 from stylemed.training.reader import PHASES
 
 
@@ -48,10 +47,7 @@ def run(generator, judge, *, pairs: int = 500, seed: int = 0) -> Result:
             found = follows(of_a[name], of_b[name], of_mixture[name], seed)
             rows.append({"factor": name, "level": level} | found)
     table = pd.DataFrame(rows).sort_values("factor", key=lambda names: names.map(list(of_a).index), kind="stable")
-    made_from = {
-        "generator": digest_of_weights(generator.state_dict()),
-        "judge": digest_of_weights(judge.network.state_dict()),
-    }
+    made_from = digests_of({"generator": generator, "judge": judge})
     settings = {"pairs": pairs, "resolution": generator.resolution}
     minutes = (time.monotonic() - began) / 60
     return Result("attribution", {"attribution": table}, str(its.store or ""), made_from, seed, settings, minutes)

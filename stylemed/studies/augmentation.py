@@ -25,7 +25,6 @@ from stylemed.errors import BadInput
 from stylemed.evaluation.classification import LARGE, agreement, differences, drawn_numbers, in_words, worth
 from stylemed.evaluation.judge import check_reader
 from stylemed.evaluation.variety import LEAST_LIVER
-from stylemed.files import digest_of_weights
 from stylemed.latent.codes import encode_store
 from stylemed.latent.direction import steps_to, walk
 from stylemed.latent.generation import class_images
@@ -33,7 +32,7 @@ from stylemed.latent.inversion import check_networks
 from stylemed.latent.mixing import synthesize
 from stylemed.provenance import Provenance, belong_together
 from stylemed.statistics import auc_draws, chance
-from stylemed.studies import Result, kept_table, refuse_seen
+from stylemed.studies import Result, digests_of, kept_table, refuse_seen
 from stylemed.training.classifier import train_classifier, tumor_scores
 
 # Name of an arm -> what the classifier learns from.
@@ -83,10 +82,7 @@ class Pipeline:
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        states = {name: part.state_dict() for name, part in self.parts.items() if name in ("generator", "encoder")}
-        states["labeller"] = self.labeller.network.state_dict()
-        states["direction"] = {"vector": torch.from_numpy(np.ascontiguousarray(self.direction.vector))}
-        return {name: digest_of_weights(state) for name, state in states.items()}
+        return digests_of(self.parts)
 
     def learned_from(self, few: Provenance) -> str:
         """own: only from the few patients. Else whether labels of others were used, or only their images. Or not known.
@@ -190,7 +186,7 @@ def run(
     tables["curve"], tables["worth"] = pd.concat(rows, ignore_index=True), worth(found, counts, curve_found)
     made_from = {f"{kind}, {name}": value for name, p in pipelines.items() for kind, value in p.digests.items()}
     if judge is not None:
-        made_from["judge"] = digest_of_weights(judge.network.state_dict())
+        made_from |= digests_of({"judge": judge})
         read = judge.findings(test.images).table["tumor_score"].to_numpy()
         tables["agreement"] = agreement(read, {name: job.scores for name, job in jobs.items()}, *true)
     minutes = (time.monotonic() - began) / 60

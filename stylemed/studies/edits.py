@@ -23,7 +23,6 @@ from stylemed.evaluation.judge import check_reader
 from stylemed.evaluation.memorization import nearest
 from stylemed.evaluation.reconstruction import by_patient
 from stylemed.evaluation.variety import LEAST_LIVER
-from stylemed.files import digest_of_weights
 from stylemed.latent.codes import Codes
 from stylemed.latent.direction import Direction, mean_style, random_direction, steps_to, walk
 from stylemed.latent.generation import random_styles
@@ -31,7 +30,7 @@ from stylemed.latent.inversion import check_networks, codes_by
 from stylemed.latent.mixing import LEVELS, layers_of, synthesize
 from stylemed.provenance import Provenance, belong_together
 from stylemed.statistics import mean_interval
-from stylemed.studies import Result, kept_codes, kept_table, refuse_seen
+from stylemed.studies import Result, digests_of, kept_codes, kept_table, refuse_seen
 from stylemed.training.reader import Findings
 
 WAYS = {"add": 1, "remove": 0}  # what the reader shall tell afterwards
@@ -78,13 +77,8 @@ def run(
     began = time.monotonic()
     judges = {"judge": judge} | ({} if second is None else {"second judge": second})
     _check(store, generator, encoder, labeller, judges, directions)
-    made_from = {
-        "generator": digest_of_weights(generator.state_dict()),
-        "encoder": digest_of_weights(encoder.state_dict()),
-        "labeller": digest_of_weights(labeller.network.state_dict()),
-        **{name: digest_of_weights(reader.network.state_dict()) for name, reader in judges.items()},
-        **{f"direction, {name}": _digest(direction) for name, direction in directions.items()},
-    }
+    made_from = digests_of({"generator": generator, "encoder": encoder, "labeller": labeller, **judges})
+    made_from |= digests_of({f"direction, {name}": direction for name, direction in directions.items()})
     settings = {"count": count, "few": few, "random": randoms, "modality": modality, "resolution": generator.resolution}
     settings |= {"targets": list(TARGETS), "aim": AIM, "levels": list(levels), "steps": steps}
     key = {"store": store.digest, "made_from": made_from, "settings": settings, "seed": seed}
@@ -257,10 +251,6 @@ def _levels(direction: Direction, levels, generator) -> list[str]:
     if direction.layers != "all":
         return [str(direction.layers)]
     return [level for level in levels if layers_of(level, generator.num_layers)]
-
-
-def _digest(direction: Direction) -> str:
-    return digest_of_weights({"vector": torch.from_numpy(np.ascontiguousarray(direction.vector))})
 
 
 def _spaced(rows, count: int) -> np.ndarray:

@@ -17,11 +17,10 @@ import torch
 from stylemed.data.truth import truth as truth_of
 from stylemed.errors import BadInput
 from stylemed.evaluation.judge import check_reader
-from stylemed.files import digest_of_weights
 from stylemed.latent.codes import encode_store
 from stylemed.latent.inversion import check_networks
 from stylemed.latent.mixing import synthesize
-from stylemed.studies import Result
+from stylemed.studies import Result, digests_of
 
 JUDGED = {"tumor": "tumor", "MR": "modality_mr", "kernel": "kernel_sharp", "height": "height", "liver area": "liver_px"}
 DRAWN = {"phase none": "phase", "fat": "fat_mm", "scale": "scale_x"}  # of slices only: columns of a phantom's truth.csv
@@ -62,11 +61,8 @@ def run(
     for name, encoder in encoders.items():
         codes = encode_store(store, encoder, rows=rows, progress=progress).w
         found.append(separability(codes, known, patients, f"encoded w, {name}", seed))
-    made_from = {
-        "generator": digest_of_weights(generator.state_dict()),
-        "judge": digest_of_weights(judge.network.state_dict()),
-    }
-    made_from |= {f"encoder, {name}": digest_of_weights(encoder.state_dict()) for name, encoder in encoders.items()}
+    made_from = digests_of({"generator": generator, "judge": judge})
+    made_from |= digests_of({f"encoder, {name}": encoder for name, encoder in encoders.items()})
     tables = {"factors": pd.concat(found, ignore_index=True)}
     minutes = (time.monotonic() - began) / 60
     return Result("factors", tables, str(store.digest), made_from, seed, {"drawn": drawn, "slices": len(rows)}, minutes)

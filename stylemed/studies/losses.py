@@ -18,11 +18,10 @@ from stylemed.data.store import SliceDataset
 from stylemed.errors import BadInput
 from stylemed.evaluation.judge import check_reader
 from stylemed.evaluation.reconstruction import by_patient, reconstruction_errors, survival
-from stylemed.files import digest_of_weights
 from stylemed.latent.codes import encode_store
 from stylemed.latent.inversion import check_networks
 from stylemed.latent.mixing import synthesize
-from stylemed.studies import Result
+from stylemed.studies import Result, digests_of
 from stylemed.studies.reconstruction import InSpace, known
 from stylemed.training.encoder import encoder_config, train_encoder
 from stylemed.training.run import load_encoder, load_generator
@@ -77,7 +76,7 @@ def run(
         check_reader(judge, store)
     rows = np.asarray(store.select("test") if rows is None else rows)
     began, train = time.monotonic(), SliceDataset(store, split="train")
-    made_from = {"generator": digest_of_weights(network.state_dict())}
+    made_from = digests_of({"generator": network})
     told: dict[str, list] = {"training": [], "known": [], "errors": [], "survival": []}
     for name in variants:
         folder = Path(work) / name.replace(", ", "-").replace(" ", "-")
@@ -86,7 +85,7 @@ def run(
         speed = float(first["images_per_second"][:TICKS].median())
         kimg = max(speed * 60 * minutes / 1000, TICKS * config.tick_kimg)
         encoder, metadata = load_encoder(train_encoder(generator, folder, kimg=kimg, **settings).path)
-        made_from[f"encoder, {name}"] = digest_of_weights(encoder.state_dict())
+        made_from |= digests_of({f"encoder, {name}": encoder})
         spaces = ("w", "w+") if encoder.space == "w+" else ("w",)
         told["training"].append(
             pd.DataFrame({"variant": [name], "kimg": [metadata["nimg"] / 1000], "images_per_second": [speed]})
@@ -100,7 +99,7 @@ def run(
             if judge is not None:
                 told["survival"].append(survival(judge, store, rows, again, seed).assign(**which))
     if judge is not None:
-        made_from["judge"] = digest_of_weights(judge.network.state_dict())
+        made_from |= digests_of({"judge": judge})
     tables = {name: pd.concat(parts, ignore_index=True) for name, parts in told.items() if parts}
     settings = {"preset": preset, **changes, "minutes": minutes, "slices": len(rows), "drawn": drawn}
     taken = (time.monotonic() - began) / 60

@@ -18,12 +18,11 @@ from stylemed.data.store import SliceStore
 from stylemed.errors import BadInput
 from stylemed.evaluation.judge import check_reader
 from stylemed.evaluation.reconstruction import by_patient, image_errors, reconstruction_errors, survival
-from stylemed.files import digest_of_weights
 from stylemed.latent.codes import Codes, encode_store
 from stylemed.latent.inversion import check_networks, invert_store
 from stylemed.latent.mixing import synthesize
 from stylemed.networks import Encoder, Generator
-from stylemed.studies import Result, kept_codes
+from stylemed.studies import Result, digests_of, kept_codes
 
 FEW, MANY = 50, 1000  # steps of descent
 TIMED, TIMED_STEPS = 16, 10  # slices and steps by which seconds are measured
@@ -57,10 +56,7 @@ def run(
     began, work = time.monotonic(), Path(work)
     spaces = ("w", "w+") if encoder.space == "w+" else ("w",)
     tables = {"known": known(generator, encoder, spaces, drawn, seed)}
-    made_from = {
-        "generator": digest_of_weights(generator.state_dict()),
-        "encoder": digest_of_weights(encoder.state_dict()),
-    }
+    made_from = digests_of({"generator": generator, "encoder": encoder})
     key = {"store": store.digest, "rows": [int(row) for row in rows], **made_from}
     errors, survived, seconds = [], [], []
     for name, way in _ways(store, generator, encoder, spaces, few, many).items():
@@ -75,7 +71,7 @@ def run(
     tables |= {"errors": pd.concat(errors, ignore_index=True), "seconds": pd.DataFrame(seconds)}
     if judge is not None:
         tables["survival"] = pd.concat(survived, ignore_index=True)
-        made_from["judge"] = digest_of_weights(judge.network.state_dict())
+        made_from |= digests_of({"judge": judge})
     settings = {"slices": len(rows), "drawn": drawn, "few": few, "many": many}
     minutes = (time.monotonic() - began) / 60
     return Result("reconstruction", tables, str(store.digest), made_from, seed, settings, minutes)

@@ -15,11 +15,10 @@ from stylemed.errors import BadInput
 from stylemed.evaluation.judge import check_reader
 from stylemed.evaluation.memorization import nearest
 from stylemed.evaluation.reconstruction import METRICS, by_patient, reconstruction_errors
-from stylemed.files import digest_of_weights
 from stylemed.latent.inversion import check_networks, codes_by
 from stylemed.latent.mixing import layers_of, mix, synthesize
 from stylemed.statistics import dice
-from stylemed.studies import Result
+from stylemed.studies import Result, digests_of
 
 MODALITIES = ("CT", "MR")
 
@@ -73,11 +72,7 @@ def run(
         for way, images in made.items():
             table = by_patient(_errors(store, judge, true, images), seed, (*METRICS, "liver, Dice", "judged as target"))
             parts.append(table.assign(way=way, source=source, target=target))
-    made_from = {
-        "generator": digest_of_weights(generator.state_dict()),
-        "encoder": digest_of_weights(encoder.state_dict()),
-        "judge": digest_of_weights(judge.network.state_dict()),
-    }
+    made_from = digests_of({"generator": generator, "encoder": encoder, "judge": judge})
     settings = {"levels": list(levels), "slices": int((others >= 0).sum()), "shown": shown, "steps": steps}
     settings |= {"resolution": generator.resolution}
     tables, minutes = {"translation": pd.concat(parts, ignore_index=True)}, (time.monotonic() - began) / 60

@@ -22,7 +22,7 @@ from stylemed.training.distributed import own_device, refuse_team
 from stylemed.training.image_loss import ReconstructionLoss
 from stylemed.training.loop import GradientGuard, drive, move_average, next_positions, precision_of, random_stream
 from stylemed.training.run import Run, export, load_generator, load_network, settings_of
-from stylemed.training.schedule import Intervals, all_every, config_from_preset, ema_beta
+from stylemed.training.schedule import Intervals, all_every, check_precision, config_from_preset, ema_beta
 
 GRID = 16  # pairs in a sample grid
 # Of changed images, at most; in a window of 350 HU: 10 HU, a tenth, 20 HU.
@@ -71,8 +71,7 @@ class EncoderConfig(Intervals):
             raise BadInput(f"space must be w or w+, not {self.space}.")
         if self.trunk not in TRUNKS:
             raise BadInput(f"trunk must be one of {', '.join(TRUNKS)}, not {self.trunk}.")
-        if self.precision not in ("float32", "bf16"):
-            raise BadInput(f"precision must be float32 or bf16, not {self.precision}.")
+        check_precision(self.precision)
         if not 0 <= self.real_share <= 1:
             raise BadInput(f"real_share must lie between 0 and 1, not be {self.real_share}.")
         if self.real_share > 0 and not self.compares_images:

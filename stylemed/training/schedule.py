@@ -32,6 +32,12 @@ def all_every(kimg: float) -> dict[str, float]:
     return dict.fromkeys(("grid_kimg", "export_kimg", "measure_kimg", "checkpoint_kimg"), kimg)
 
 
+def check_precision(precision: str) -> None:
+    """BadInput for a precision that `loop.precision_of` does not know."""
+    if precision not in ("float32", "bf16"):
+        raise BadInput(f"precision must be float32 or bf16, not {precision}.")
+
+
 @dataclass(frozen=True)
 class GanConfig(Intervals):
     """One training of generator and discriminator. The defaults are the paper's; presets name what they change.
@@ -84,8 +90,7 @@ class GanConfig(Intervals):
         super().__post_init__()
         if self.augment not in ("none", "fixed", "ada"):
             raise BadInput(f"augment must be none, fixed or ada, not {self.augment}.")
-        if self.precision not in ("float32", "bf16"):
-            raise BadInput(f"precision must be float32 or bf16, not {self.precision}.")
+        check_precision(self.precision)
         if self.loss not in ("non-saturating", "relativistic"):
             raise BadInput(f"loss must be non-saturating or relativistic, not {self.loss}.")
         if self.tumor_share is not None and not 0 < self.tumor_share < 1:

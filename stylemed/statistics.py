@@ -1,4 +1,4 @@
-"""Numbers about patients and outlines: AUC, Dice, the bootstrap over patients (Efron and Tibshirani 1993), order by chance."""
+"""Numbers about patients and outlines: AUC, Dice, the bootstrap over patients (Efron and Tibshirani 1993), order and choice."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def chance(patient: str, seed: int) -> float:
 def by_chance(patients, seed: int) -> list[str]:
     """Patients in the order of `chance`: one more of them does not move the others."""
     return sorted(patients, key=lambda patient: chance(patient, seed))
+
+
+def evenly_spaced(length: int, count: int) -> np.ndarray:
+    """Positions of at most `count` of `length` things that lie in a row, with the first and the last."""
+    return np.unique(np.linspace(0, length - 1, count).round().astype(int))
 
 
 def draw_patients(count: int, draws: int, seed: int) -> np.ndarray:

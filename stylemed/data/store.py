@@ -16,6 +16,7 @@ import numpy as np
 from stylemed.data.layouts import SPLITS
 from stylemed.errors import BadInput
 from stylemed.provenance import Provenance, short_hash
+from stylemed.statistics import evenly_spaced
 
 FORMAT, VERSION = "stylemed slice store", 1
 COLUMNS = ["case", "patient", "split", "modality", "phase", "z", "z_mm", "liver_px", "tumor_px", "tumor_known"]
@@ -176,7 +177,7 @@ class SliceStore:
         rows = np.asarray(self.select(split))
         if not len(rows):
             raise BadInput(f"{self.path} has no slice of the split {split}.")
-        return rows if count is None else rows[np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int))]
+        return rows if count is None else rows[evenly_spaced(len(rows), count)]
 
     def learned_from(self, rows, split: str | None = None, shown=None) -> Provenance:
         """Provenance of something that learns from `rows`, of the given split.

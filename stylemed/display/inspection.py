@@ -9,6 +9,7 @@ import numpy as np
 from stylemed.display.figures import LINES, chart_axes, show_slices
 from stylemed.display.pixels import stacked
 from stylemed.display.sheet import DPI, SlideFigure
+from stylemed.statistics import evenly_spaced
 
 LABELS = ("elsewhere", "liver", "tumor")
 
@@ -30,7 +31,7 @@ def spread_rows(store, count: int) -> np.ndarray:
     table = store.slices.iloc[store.select()]  # without twins
     groups = [group.index.to_numpy() for _, group in table.groupby("patient", sort=True)]
     if len(groups) > count:
-        groups = [groups[i] for i in np.linspace(0, len(groups) - 1, count).round().astype(int)]
+        groups = [groups[i] for i in evenly_spaced(len(groups), count)]
     each = -(-count // len(groups))
     rows = []
     for i, group in enumerate(groups):
@@ -47,7 +48,7 @@ def intensity_histogram(store, most: int = 400):
     rows = store.select()  # without twins
     known = rows[(store.slices["tumor_known"] == 1).to_numpy()[rows]]
     rows = known if len(known) else rows
-    rows = np.unique(rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)])
+    rows = rows[evenly_spaced(len(rows), most)]
     hu, labels = np.asarray(store.hu[rows]), np.asarray(store.labels[rows])
     lo, hi = store.window.lo - 50, store.window.hi + 50
     edges = np.linspace(lo, hi, 81)

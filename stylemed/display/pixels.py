@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from stylemed.display.sheet import DIFFERENCE
+from stylemed.statistics import evenly_spaced
 
 
 def png(image, size: int = 256, sides: bool = True) -> bytes:
@@ -61,7 +62,7 @@ def sample_history(run, rows: int = 4, columns: int = 6, before=()) -> dict[str,
         grids = [(int(file.stem), file) for file in one.samples()]
         files += [(seen + nimg, file) for nimg, file in grids]
         seen += max((nimg for nimg, _ in grids), default=0)
-    chosen = sorted({round(i) for i in np.linspace(0, len(files) - 1, min(rows, len(files)))})
+    chosen = evenly_spaced(len(files), rows)
     side = run.config["resolution"]
     return {
         f"{nimg / 1000:.1f} kimg": _cells(Image.open(file), side)[:columns]
@@ -84,7 +85,7 @@ def read_strip(file: Path, rows: int | None = None) -> dict[str, np.ndarray]:
     names = json.loads(picture.text["rows"])
     side = picture.height // len(names)
     cells = _cells(picture, side).reshape(len(names), -1, 1, side, side)
-    chosen = sorted({round(i) for i in np.linspace(0, len(names) - 1, min(rows or len(names), len(names)))})
+    chosen = evenly_spaced(len(names), rows or len(names))
     return {names[i]: cells[i] for i in chosen}
 
 

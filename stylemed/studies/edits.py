@@ -29,7 +29,7 @@ from stylemed.latent.generation import random_styles
 from stylemed.latent.inversion import check_networks, codes_by
 from stylemed.latent.mixing import LEVELS, layers_of, synthesize
 from stylemed.provenance import Provenance, belong_together
-from stylemed.statistics import mean_interval
+from stylemed.statistics import evenly_spaced, mean_interval
 from stylemed.studies import Result, digests_of, kept_codes, kept_table, refuse_seen
 from stylemed.training.reader import Findings
 
@@ -254,7 +254,7 @@ def _levels(direction: Direction, levels, generator) -> list[str]:
 
 
 def _spaced(rows, count: int) -> np.ndarray:
-    return rows[np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int))]
+    return rows[evenly_spaced(len(rows), count)]
 
 
 def _joined(tables) -> pd.DataFrame:

@@ -206,11 +206,17 @@ def edits_command(
     encoder: OfEncoder,
     labeller: Annotated[str, typer.Option(metavar="RUN", help="Labeller that chooses where walks end, on train.")],
     judge: Annotated[str, typer.Option(metavar="RUN", help="Judge that measures, on test.")],
-    direction: Annotated[
-        list[str], typer.Option(metavar="NAME=FILE", help="A direction and what to call it; repeat for several.")
-    ],
     out: Result,
     work: Annotated[Path, typer.Option(help="Folder that keeps what is done, so that the same line goes on.")],
+    direction: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE", help="A direction and what to call it; repeat for several.", show_default=False
+        ),
+    ] = None,
+    guided: Annotated[
+        int, typer.Option(help="Steps of an edit that the labeller guides for each slice; 0: none.", min=0)
+    ] = 0,
     second_judge: Annotated[
         str | None, typer.Option(metavar="RUN", help="Another judge, measured beside the first.", show_default=False)
     ] = None,
@@ -234,7 +240,7 @@ def edits_command(
     from stylemed.latent.mixing import LEVELS
     from stylemed.studies.edits import run
 
-    directions = named(direction, "direction", "FILE", "file")
+    directions = named(direction or [], "direction", "FILE", "file")
     found = run(
         SliceStore.open(store),
         pretrained.generator(generator)[0],
@@ -249,6 +255,7 @@ def edits_command(
         randoms=randoms,
         modality=modality,
         steps=steps,
+        guided=guided,
         work=work,
         seed=seed,
     )

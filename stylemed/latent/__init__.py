@@ -11,12 +11,14 @@ from stylemed.latent.effects import (
     region_change,
 )
 from stylemed.latent.geometry import components_for
+from stylemed.latent.guided import Guided, guided_edit
 from stylemed.latent.mixing import blend, mix, mixing_grid
 from stylemed.latent.samples import label_samples, matched
 
 __all__ = [
     "Codes",
     "Direction",
+    "Guided",
     "blend",
     "change_of_level",
     "components_for",
@@ -24,6 +26,7 @@ __all__ = [
     "find_direction",
     "follows",
     "footprint_width",
+    "guided_edit",
     "label_samples",
     "matched",
     "mix",

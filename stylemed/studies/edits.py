@@ -23,9 +23,10 @@ from stylemed.evaluation.judge import check_reader
 from stylemed.evaluation.memorization import nearest
 from stylemed.evaluation.reconstruction import by_patient
 from stylemed.evaluation.variety import LEAST_LIVER
-from stylemed.latent.codes import Codes
+from stylemed.latent.codes import Codes, codes_of
 from stylemed.latent.direction import Direction, mean_style, random_direction, steps_to, walk
 from stylemed.latent.generation import random_styles
+from stylemed.latent.guided import guided_edit
 from stylemed.latent.inversion import check_networks, codes_by
 from stylemed.latent.mixing import LEVELS, layers_of, synthesize
 from stylemed.provenance import Provenance, belong_together
@@ -36,6 +37,7 @@ from stylemed.training.reader import Findings
 WAYS = {"add": 1, "remove": 0}  # what the reader shall tell afterwards
 TARGETS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # scores of the latent classifier where a walk may end, in steps
 AIM = 0.95  # share changed: the nearest target that reaches it is chosen
+OWN_WAY = "each slice its own way"  # `guided_edit`, in the place of a direction
 DRAWN = 4096  # random styles whose spread gives the random directions theirs
 
 
@@ -54,6 +56,7 @@ def run(
     randoms: int = 99,
     modality: str = "CT",
     steps: int = 0,
+    guided: int = 0,
     work: str | Path,
     seed: int = 0,
     progress: bool = True,
@@ -67,6 +70,8 @@ def run(
             `train` for the choice of a target. Tumors under 3 pixels across and livers under 1 % of the image are not asked for.
         randoms: directions of the same length for each slice, with the spread of w.
         steps: of descent from the encoder's answers, before anything is walked; what the encoder loses nobody can edit.
+        guided: steps of `guided_edit` by the labeller, on the slices that count, told as direction OWN_WAY; 0 leaves it out. It was
+            given its place and weights on `train`, and takes no part in choice, curve, random and delta.
 
     Tables: counted (slices by judge and way, those read right on their reconstruction, errors of the judge on the slices), choice
     (by the labeller, on `train`), effects (EFFECTS of each judge, with 95 % intervals over patients), curve, random, truth and
@@ -76,17 +81,18 @@ def run(
     """
     began = time.monotonic()
     judges = {"judge": judge} | ({} if second is None else {"second judge": second})
-    _check(store, generator, encoder, labeller, judges, directions)
+    _check(store, generator, encoder, labeller, judges, directions, guided)
     made_from = digests_of({"generator": generator, "encoder": encoder, "labeller": labeller, **judges})
     made_from |= digests_of({f"direction, {name}": direction for name, direction in directions.items()})
     settings = {"count": count, "few": few, "random": randoms, "modality": modality, "resolution": generator.resolution}
     settings |= {"targets": list(TARGETS), "aim": AIM, "levels": list(levels), "steps": steps}
+    settings |= {"guided": guided} if guided else {}
     key = {"store": store.digest, "made_from": made_from, "settings": settings, "seed": seed}
     kept = _Kept(Path(work), json.loads(json.dumps(key)))
     bench = _Bench(store, generator, encoder, modality, steps, kept, seed, progress)
 
     walks = [_Walk(name, d, level) for name, d in directions.items() for level in _levels(d, levels, generator)]
-    train = {way: bench.side("train", way, few) for way in WAYS}
+    train = {way: bench.side("train", way, few) for way in WAYS} if walks else {}
     choice = [kept.table(f"choice {w}", lambda w=w: _choose(bench, labeller, train, w)) for w in walks]
     test = {way: bench.side("test", way, count) for way in WAYS}
     seen = {name: {way: bench.read(reader, test[way]) for way in WAYS} for name, reader in judges.items()}
@@ -94,23 +100,37 @@ def run(
     for w, table in zip(walks, choice, strict=True):
         targets[w] = table[table["chosen"]].set_index("way")["target"].to_dict()
     counted = _counted(test, seen)
-    tables = {"counted": counted, "choice": pd.concat(choice, ignore_index=True)}
+    tables = {"counted": counted, "choice": _joined(choice)}
 
     def effects(w: _Walk) -> pd.DataFrame:
-        return _effects(bench, judges, seen, test, counted, w, targets[w])
+        moved = {way: w.codes(side.w_plus, targets[w][way]) for way, side in test.items()}
+        table = _effects(bench, judges, seen, test, counted, moved)
+        return (
+            table.assign(direction=w.name, level=w.level, target=table["way"].map(targets[w])) if len(table) else table
+        )
 
-    tables["effects"] = _joined(kept.table(f"effects {w}", lambda w=w: effects(w)) for w in walks)
+    found = [kept.table(f"effects {w}", lambda w=w: effects(w)) for w in walks]
+    own = {}
+    if guided:
+        own = {way: bench.guided(labeller, way, side, seen["judge"][way].right, guided) for way, side in test.items()}
+        found.append(
+            _effects(bench, judges, seen, test, counted, own).assign(direction=OWN_WAY, level="all", target=np.nan)
+        )
+    tables["effects"] = _joined(found)
     whole = {w.name: w for w in walks if w.level in ("all", str(w.direction.layers))}
     first = ("judge", judge, seen["judge"])
     tables["curve"] = _joined(
         kept.table(f"curve {w}", lambda w=w: _curve(bench, first, test, w, few)) for w in whole.values()
     )
-    spread = _spread(generator, seed)
+    spread = _spread(generator, seed) if walks else None
     tables["random"] = _joined(
         kept.table(f"random {w}", lambda w=w: _random(bench, first, test, w, targets[w], few, randoms, spread))
         for w in whole.values()
     )
-    tables |= _against_truth(bench, seen["judge"]["remove"], test["remove"], whole, targets, spread, randoms, count)
+    compared = {f"walk, {name}": w.codes(test["remove"].w_plus, targets[w]["remove"]) for name, w in whole.items()}
+    compared |= {OWN_WAY: own["remove"]} if guided else {}
+    removed = seen["judge"]["remove"], test["remove"]
+    tables |= _against_truth(bench, *removed, compared, whole, spread, randoms, count)
     minutes = (time.monotonic() - began) / 60
     return Result("edits", tables, str(store.digest), made_from, seed, settings, minutes)
 
@@ -220,6 +240,20 @@ class _Bench:
         told = reader.findings(self.store.images(side.rows)).table["tumor"].to_numpy()
         return _Reading(found, found.table["tumor"].to_numpy() == true, float((told == true).mean()))
 
+    def guided(self, labeller, way: str, side: _Side, right: np.ndarray, steps: int) -> np.ndarray:
+        """Codes w+ of a side, edited by the labeller where the judge reads the slice right; the others as they are."""
+        if not right.any():
+            return side.w_plus
+        options = dict(per_unit=self.per_unit, steps=steps, seed=self.seed, progress=self.progress)
+
+        def make() -> Codes:
+            w_plus = guided_edit(self.generator, labeller, side.w_plus[right], WAYS[way], **options).w_plus
+            return codes_of(self.store, side.rows[right], w_plus, {}, "test")
+
+        moved = side.w_plus.copy()
+        moved[right] = self.kept.codes(f"guided {way}", side.rows[right], make)
+        return moved
+
     def effects(self, reader, side: _Side, found, w_plus, way: str) -> pd.DataFrame:
         """EFFECTS of moved codes on the slices of a side, and their patients; a row each."""
         after = synthesize(self.generator, w_plus)
@@ -227,12 +261,14 @@ class _Bench:
         return table.assign(patient=side.patients)
 
 
-def _check(store, generator, encoder, labeller, judges, directions) -> None:
+def _check(store, generator, encoder, labeller, judges, directions, guided: int) -> None:
     check_networks(store, generator, encoder)
     if getattr(labeller, "kind", None) == "judge":
         raise BadInput("A judge may not choose where walks end; give a labeller, which has learned from train.")
-    if not directions:
-        raise BadInput("No direction was given to walk along; find one with stylemed direction.")
+    if not directions and not guided:
+        raise BadInput(
+            "No direction was given to walk along; find one with stylemed direction, or give --guided STEPS."
+        )
     for name, artifact in {"labeller": labeller, **judges}.items():
         check_reader(artifact, store)
         refuse_seen(name, artifact, store)
@@ -321,23 +357,23 @@ def _counted(test: Mapping[str, _Side], seen) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _effects(bench, judges, seen, test, counted, w: _Walk, targets) -> pd.DataFrame:
-    """EFFECTS at the chosen targets by judge and way, and the share changed without the judge's errors."""
+def _effects(bench, judges, seen, test, counted, moved: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """EFFECTS of moved codes [N, L, latent] by judge and way, and the share changed without the judge's errors."""
     parts = []
     for way, side in test.items():
-        moved = w.codes(side.w_plus, targets[way])
         for name, reader in judges.items():
             read = seen[name][way]
             if not read.right.any():
                 continue
-            table = bench.effects(reader, side.part(read.right), _some(read.found, read.right), moved[read.right], way)
+            some = _some(read.found, read.right)
+            table = bench.effects(reader, side.part(read.right), some, moved[way][read.right], way)
             found = by_patient(table, bench.seed, EFFECTS)
             shares = counted[counted["judge"] == name].set_index("way")["right on slices"]
             again = found[found["what"] == "changed"].assign(what="changed, corrected")
             for column in ("value", "low", "high"):
                 again[column] = corrected_change(again[column], WAYS[way], shares["remove"], shares["add"])
             found = pd.concat([found, again], ignore_index=True)
-            parts.append(found.assign(judge=name, direction=w.name, level=w.level, way=way, target=targets[way]))
+            parts.append(found.assign(judge=name, way=way))
     return _joined(parts)
 
 
@@ -398,24 +434,24 @@ def _random_like(w: _Walk, spread: Codes, seed: int) -> Direction:
 
 
 def _against_truth(
-    bench, read, side: _Side, whole, targets, spread, randoms: int, count: int
+    bench, read, side: _Side, edited, whole, spread, randoms: int, count: int
 ) -> dict[str, pd.DataFrame]:
     """Tables truth and delta of the tumor slices that have a twin; both empty where none has.
 
-    truth: TRUTH against the twin, by what is compared with it, among all and among those whose tumor the judge sees in the
-    reconstruction. delta: what the encoder tells of the twins, where a slice minus its twin is the true change w.
+    truth: TRUTH against the twin, by what is compared with it (edited: codes by name), among all and among those whose tumor the
+    judge sees in the reconstruction. delta: what the encoder tells of the twins, where a slice minus its twin is the true change w.
     """
     store = bench.store
     twins = store.twin_rows(side.rows)
-    some, twins, right = side.part(twins >= 0), twins[twins >= 0], read.right[twins >= 0]
+    has, right = twins >= 0, read.right[twins >= 0]
+    some, twins = side.part(has), twins[has]
     if not len(twins):
         return {"truth": pd.DataFrame(), "delta": pd.DataFrame()}
     true_w = bench.encoded("test twins", twins)
     slices, true, labels = store.images(some.rows), store.images(twins), np.asarray(store.labels[some.rows])
     pool = store.images(store.select("train", tumor=False, modality=bench.modality))
     compared = {"slice as it is": slices, "unedited reconstruction": some.before}
-    for name, w in whole.items():
-        compared[f"walk, {name}"] = synthesize(bench.generator, w.codes(some.w_plus, targets[w]["remove"]))
+    compared |= {name: synthesize(bench.generator, codes[has]) for name, codes in edited.items()}
     if len(pool):
         compared["nearest tumor-free training slice"] = pool[nearest(slices, pool)[1]]
     compared["inpainting of the true outline"] = inpaint(slices, labels == 2)
@@ -424,9 +460,9 @@ def _against_truth(
     for name, images in compared.items():
         table = truth_errors(images, true, labels, bench.per_unit).assign(patient=some.patients)
         for among, where in (("all", np.full(len(table), True)), ("seen in the reconstruction", right)):
-            if where.any():
+            if where.any() and not (name == OWN_WAY and among == "all"):  # the others were not edited
                 parts.append(by_patient(table[where], bench.seed, TRUTH).assign(way=name, among=among))
-    delta = _delta(bench, some, true_w, whole, spread, randoms, count)
+    delta = _delta(bench, some, true_w, whole, spread, randoms, count) if whole else pd.DataFrame()
     return {"truth": pd.concat(parts, ignore_index=True), "delta": delta}
 
 

@@ -126,6 +126,12 @@ class Page:
         self.send("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
         self.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
+    def give(self, selector: str, file: Path) -> None:
+        """Choose a file in an input."""
+        root = self.send("DOM.getDocument")["root"]["nodeId"]
+        node = self.send("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.send("DOM.setFileInputFiles", nodeId=node, files=[str(file)])
+
     def picture(self, file: Path, whole: bool = True) -> None:
         """The page as PNG."""
         data = self.send("Page.captureScreenshot", captureBeyondViewport=whole)["data"]

@@ -1,4 +1,4 @@
-"""What the page `Play` reads: the generator of a profile as ONNX, and slices for its reader test, each as one script.
+"""What the page `Play` reads: generator and encoder of a profile as ONNX, and slices for its reader test, each as one script.
 
 A page opened from a file may load scripts and nothing else, so bytes travel as base64 in them, over http too.
 """
@@ -20,7 +20,7 @@ from stylemed.latent.direction import Direction
 from stylemed.latent.generation import random_styles
 from stylemed.latent.mixing import LEVELS, describe_level, layers_of, synthesize
 from stylemed.networks.generator import TRUNCATED_LAYERS
-from stylemed.networks.graphs import generator_graphs
+from stylemed.networks.graphs import encoder_graph, generator_graphs
 from stylemed.provenance import Provenance, belong_together
 
 PILE = 24  # slices of each kind the reader test draws its 20 from
@@ -33,27 +33,32 @@ def write_player(artifacts: Path, runtime: Path, out: Path) -> bool:
     BadInput for a direction of another generator, and for a store whose test patients the generator may have seen.
     """
     from stylemed.data.store import SliceStore
-    from stylemed.training.run import load_generator
+    from stylemed.training.run import load_encoder, load_generator
 
-    folder, _ = networks(artifacts)
+    folder, encoder_folder = networks(artifacts)
     if not (folder / "generator.safetensors").is_file():
         return False
     generator, _ = load_generator(folder)
     directions = [Direction.load(file) for file in sorted(artifacts.glob("direction*.safetensors"))]
     store = SliceStore.open(artifacts / "store") if (artifacts / "store" / "store.json").is_file() else None
-    write_parts(out, runtime, generator, directions, store)
+    has_encoder = (encoder_folder / "encoder.safetensors").is_file()
+    encoder = load_encoder(encoder_folder)[0] if has_encoder else None
+    write_parts(out, runtime, generator, directions, store, encoder)
     return True
 
 
-def write_parts(out: Path, runtime: Path, generator, directions=(), store=None) -> None:
-    """The scripts `model.js` and, where there is a store, `slices.js`; and `about.js`, which names their bytes."""
+def write_parts(out: Path, runtime: Path, generator, directions=(), store=None, encoder=None) -> None:
+    """The script `model.js`, `slices.js` and `encoder.js` where there are such; and `about.js`, which names their bytes."""
     sizes = {
         "runtime": runtime.stat().st_size,
         "model": write_part(out / "model.js", model_part(generator, directions)),
     }
     if store is not None:
         sizes["slices"] = write_part(out / "slices.js", slices_part(generator, store))
-    write_atomic(out / "about.js", f"self.stylemedParts = {json.dumps({'about': {'bytes': sizes}})};\n".encode())
+    if encoder is not None:
+        sizes["encoder"] = write_part(out / "encoder.js", encoder_part(generator, encoder))
+    about = {"bytes": sizes, "directions": [direction.label for direction in directions]}
+    write_atomic(out / "about.js", f"self.stylemedParts = {json.dumps({'about': about})};\n".encode())
 
 
 def write_part(file: Path, part: dict[str, Any]) -> int:
@@ -95,6 +100,26 @@ def model_part(generator, directions=()) -> dict[str, Any]:
         "w_avg": _floats([generator.w_avg]),
         "noise": _floats(generator.noise_maps()),
         **{name: base64.b64encode(graph).decode() for name, graph in generator_graphs(generator).items()},
+    }
+
+
+def encoder_part(generator, encoder) -> dict[str, Any]:
+    """Graph of an Encoder, and the frame and windows {modality: [lo, hi]} of the slices it knows, as plain values.
+
+    BadInput for the encoder of another generator.
+    """
+    made = getattr(encoder, "provenance", Provenance())
+    belong_together(
+        getattr(generator, "provenance", Provenance()),
+        made,
+        names=("the generator", "the encoder"),
+        cure="train the encoder on this generator",
+    )
+    return {
+        "resolution": encoder.resolution,
+        "frame": made.frame,
+        "windows": made.windows,
+        "graph": packed(encoder_graph(encoder)),
     }
 
 

@@ -19,7 +19,7 @@ from stylemed.files import write_json
 PAGES = ("_config.yml", "_toc.yml", "book/*.md", "book/*.bib", "book/_static/**/*", "book/_extra/**/*")
 
 # What the page `Play` holds, among the artifacts of the chapters.
-PLAYED = (NOTE, "gan/generator.safetensors", "direction*.safetensors", "store/*")
+PLAYED = (NOTE, "gan/generator.safetensors", "encoder/encoder.safetensors", "direction*.safetensors", "store/*")
 
 Contents = dict[str, str]  # what -> digest
 

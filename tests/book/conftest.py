@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from browser import browser
 from notebooks import code, needs, notebook
 
 from stylemed import chapters
@@ -13,6 +14,14 @@ from stylemed.book.execution import chapter_names, read_profile, run_chapter
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {"store": "store", "generator": "gan", "encoder": "encoder"}  # of the artifacts, by need
+
+
+@pytest.fixture
+def tab(tmp_path):
+    """A tab of a headless Chromium."""
+    pytest.importorskip("websocket")
+    with browser(tmp_path / "profile") as tab:
+        yield tab
 
 
 @pytest.fixture(scope="session")

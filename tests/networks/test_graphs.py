@@ -1,11 +1,12 @@
-"""A generator as ONNX graphs: onnxruntime gives PyTorch's numbers."""
+"""Networks as ONNX graphs: onnxruntime gives PyTorch's numbers."""
 
 import numpy as np
 import pytest
 import torch
 
-from stylemed.networks import Generator
-from stylemed.networks.graphs import generator_graphs
+from stylemed.networks import Encoder, Generator
+from stylemed.networks.graphs import encoder_graph, generator_graphs
+from stylemed.networks.packing import pack, unpack
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -39,3 +40,25 @@ def test_graphs_give_the_images_of_pytorch(lod, one_thread):
         expected = generator.synthesis(styles, noise).numpy()
         np.testing.assert_allclose(image, expected, atol=2e-4)
         assert expected.std() > 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("storage, size, apart", [("int8", 1, 1e-4), ("float32", 2, 1e-3)])
+def test_graph_of_an_encoder_gives_its_styles(storage, size, apart, one_thread):
+    """size: bytes a weight; what was released in eight bits loses nothing."""
+    torch.manual_seed(0)
+    encoder = Encoder(32, 1, latent_size=32, num_layers=8, trunk="resnet18", shortcut=8, radius=0.5).eval()
+    for name, values in encoder.named_parameters():
+        if name.startswith(("head", "offsets", "linear")):
+            torch.nn.init.normal_(values)  # zero when untrained
+    encoder.load_state_dict(unpack(pack(encoder.state_dict(), storage)))
+    graph = encoder_graph(encoder)
+    weights = sum(p.numel() for p in encoder.parameters())
+    assert len(graph) < size * weights + 150_000
+    session = onnxruntime.InferenceSession(graph)
+    for image in torch.rand(3, 1, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1:
+        (found,) = session.run(None, {"image": image.numpy()})
+        expected = encoder(image).detach().numpy()
+        assert found.shape == expected.shape == (1, 8, 32)
+        np.testing.assert_allclose(found, expected, atol=apart * expected.std())
+        assert expected.std() > 0.1

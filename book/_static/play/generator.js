@@ -1,4 +1,4 @@
-// A StyleGAN generator in the page: two ONNX graphs (stylemed/networks/graphs.py) on onnxruntime's WebAssembly, one thread.
+// A StyleGAN generator and its encoder in the page: ONNX graphs (stylemed/networks/graphs.py) on onnxruntime's WebAssembly, one thread.
 // Between the graphs lie truncation, mixing and walks: sums of styles, as in stylemed/networks/generator.py and stylemed/latent/.
 "use strict";
 (() => {
@@ -51,17 +51,23 @@
     return out;
   }
 
+  async function onnxruntime() {
+    const runtime = await load("runtime", "../vendor/onnxruntime/runtime.js");
+    const address = URL.createObjectURL(new Blob([await unpacked(runtime.program)], { type: "text/javascript" }));
+    const ort = await import(address);
+    URL.revokeObjectURL(address);
+    Object.assign(ort.env.wasm, { numThreads: 1, wasmBinary: (await unpacked(runtime.wasm)).buffer });
+    return ort;
+  }
+
+  const session = (ort, graph) => ort.InferenceSession.create(graph, { executionProviders: ["wasm"] });
+
   class Generator {
     static async open() {
-      const [runtime, model] = await Promise.all([load("runtime", "../vendor/onnxruntime/runtime.js"), load("model")]);
-      const address = URL.createObjectURL(new Blob([await unpacked(runtime.program)], { type: "text/javascript" }));
-      const ort = await import(address);
-      URL.revokeObjectURL(address);
-      Object.assign(ort.env.wasm, { numThreads: 1, wasmBinary: (await unpacked(runtime.wasm)).buffer });
-      const session = (graph) => ort.InferenceSession.create(fromBase64(graph), { executionProviders: ["wasm"] });
+      const [ort, model] = await Promise.all([onnxruntime(), load("model")]);
       const generator = new Generator(ort, model);
-      generator.mapping = await session(model.mapping);
-      generator.synthesis = await session(model.synthesis);
+      generator.mapping = await session(ort, fromBase64(model.mapping));
+      generator.synthesis = await session(ort, fromBase64(model.synthesis));
       return generator;
     }
 
@@ -90,15 +96,12 @@
       return w.data.slice();
     }
 
-    // w [latent] -> w+ [L * latent], the first layers pulled towards the mean by psi.
+    // w [latent] or w+ [L * latent] -> w+ [L * latent], the first layers pulled towards the mean by psi.
     truncate(w, psi) {
-      const styles = new Float32Array(this.layers * this.latent);
-      for (let layer = 0; layer < this.layers; layer++) {
-        for (let i = 0; i < this.latent; i++) {
-          styles[layer * this.latent + i] = layer < this.truncated ? this.mean[i] + (w[i] - this.mean[i]) * psi : w[i];
-        }
-      }
-      return styles;
+      return Float32Array.from({ length: this.layers * this.latent }, (_, at) => {
+        const i = at % this.latent, value = w[w.length === this.latent ? i : at];
+        return at < this.truncated * this.latent ? this.mean[i] + (value - this.mean[i]) * psi : value;
+      });
     }
 
     // Styles of a with some layers taken from b.
@@ -126,5 +129,19 @@
     }
   }
 
-  self.stylemedPlay = { load, unpacked, uniform, normals, Generator };
+  class Encoder {
+    static async open({ ort, size }) { // beside its Generator
+      const part = await load("encoder"), encoder = new Encoder();
+      Object.assign(encoder, { ort, size, frame: part.frame, windows: part.windows });
+      encoder.session = await session(ort, await unpacked(part.graph));
+      return encoder;
+    }
+
+    async encode(image) { // [R * R] in [-1, 1] -> w+ [L * latent]
+      const { w_plus } = await this.session.run({ image: new this.ort.Tensor("float32", image, [1, 1, this.size, this.size]) });
+      return w_plus.data.slice();
+    }
+  }
+
+  self.stylemedPlay = { load, unpacked, uniform, normals, Generator, Encoder };
 })();

@@ -145,8 +145,18 @@ def play_page(site: Path) -> Path:
     (site / "_static" / "vendor" / "onnxruntime").mkdir(parents=True)
     shutil.copy(static / "vendor" / "onnxruntime" / "runtime.js", site / "_static" / "vendor" / "onnxruntime")
     (site / "book").mkdir()
-    raw = re.findall(r"```\{raw\} html\n(.*?)```", (ROOT / "book" / "play.md").read_text(), re.S)
-    head = '<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
     page = site / "book" / "play.html"
-    page.write_text(head + "".join(raw))
+    page.write_text(raw_page("play.md"))
     return page
+
+
+def raw_page(source: str) -> str:
+    """The raw HTML of a page or a chapter of the book, as a page of its own."""
+    text = (ROOT / "book" / source).read_text()
+    if source.endswith(".ipynb"):
+        cells = ("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
+        raw = [cell[cell.index("<link") :] for cell in cells if "data-figure" in cell]
+    else:
+        raw = re.findall(r"```\{raw\} html\n(.*?)```", text, re.S)
+    head = '<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
+    return head + "".join(raw)

@@ -285,6 +285,9 @@ def test_a_slice_is_encoded_edited_and_saved(page, bundle, phantom, tab, tmp_pat
     assert tab.run("stylemedPlay.player.state.b") is None and tab.run("stylemedPlay.player.state.a") is not None
     np.testing.assert_allclose(numbers(tab, "player.last.b"), numbers(tab, "own.last.rebuilt"), atol=1e-6)
 
+    tab.send("Emulation.setDeviceMetricsOverride", width=390, height=900, deviceScaleFactor=1, mobile=True)
+    assert tab.run("document.documentElement.scrollWidth <= 390")
+
     # What is no slice is refused in one sentence, and what was there stays.
     colour, deep, broken = (tmp_path / f"{name}.png" for name in ("colour", "deep", "broken"))
     Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(colour)

@@ -51,7 +51,7 @@
     chooser() {
       this.said = el("p", { className: "play-said", role: "status", textContent: "Choose a PNG or a NIfTI file: it is read on this page and goes nowhere." });
       const input = el("input", { type: "file", id: "play-file", accept: ".png,.nii,.gz", onchange: () => input.files[0] && this.take(() => read(input.files[0]), input.files[0].name) });
-      const row = [el("label", {}, "Your file ", input)];
+      const row = [el("label", { className: "play-file" }, "Your file ", input)];
       if (this.slices) {
         row.push(el("button", { type: "button", id: "play-sample", textContent: "A slice of this book", onclick: () => this.take(() => this.sample(), "A slice of this book") }));
       }
@@ -68,7 +68,8 @@
       this.canvas = el("canvas", { role: "img" });
       this.canvas.setAttribute("aria-label", "The slice as it was given, with the square the encoder sees");
       this.box = el("div", { className: "play-square" });
-      this.picture = el("div", { className: "play-picture", onclick: (event) => this.centre(event) }, this.canvas, this.box);
+      const mark = (letter) => el("span", { textContent: letter, ariaHidden: "true" });
+      this.picture = el("div", { className: "play-slice play-picture", onclick: (event) => this.centre(event) }, this.canvas, mark("R"), mark("L"), this.box);
       const look = (name, title) => el("div", {}, this.views[name].element, title);
       const find = el("button", { type: "button", id: "play-find", textContent: "Find the body", onclick: () => this.find() });
       const use = (name) => el("button", { type: "button", id: `play-own-${name}`, textContent: `Use as ${name.toUpperCase()}`, onclick: () => this.use(name) });

@@ -1,4 +1,5 @@
-"""The page Play in a headless Chromium: megabytes, time from the click to the first image, ms an image, agreement with PyTorch.
+"""The page Play in a headless Chromium: megabytes, time from the click to the first image, ms an image, agreement with PyTorch;
+and where a released model has an encoder, its megabytes and ms a slice.
 
 Beside the clock stands the time of the browser's own process per image: where other work shares the cores, only that tells.
 
@@ -25,14 +26,31 @@ from stylemed.networks import Generator  # noqa: E402
 from stylemed.training.schedule import PRESETS, gan_config  # noqa: E402
 
 RUNTIME = ROOT / "book" / "_static" / "vendor" / "onnxruntime" / "runtime.js"
-HEAD = ("model", "side", "weights", "MB, runtime + model", "click to first image, s")
-HEAD += ("ms an image: least / quartiles", "ms of the processor", "apart")
+HEAD = ("model", "side", "weights", "MB, runtime + model", "click to first image, s: clock / processor")
+HEAD += (
+    "ms an image: least / quartiles",
+    "ms of the processor",
+    "apart",
+    "encoder, MB",
+    "ms to encode: least / quartiles",
+)
 MEASURE = """(async (images) => {
   const {generator} = stylemedPlay.player, found = [];
   for (let seed = 0; seed < images; seed++) {
     const z = stylemedPlay.normals(seed, generator.latent), started = performance.now();
     const image = await generator.synthesize(generator.truncate(await generator.map(z), 1), generator.stored);
     found.push({z: Array.from(z), ms: performance.now() - started, image: seed < 20 ? Array.from(image) : null});
+  }
+  return found;
+})"""
+
+ENCODE = """(async (times) => {
+  const {player} = stylemedPlay, {generator} = player, found = [];
+  const encoder = await stylemedPlay.Encoder.open(generator);
+  for (let i = 0; i < times; i++) {
+    const started = performance.now();
+    await encoder.encode(player.last.a.slice());
+    found.push(performance.now() - started);
   }
   return found;
 })"""
@@ -51,6 +69,10 @@ def model(name: str) -> Generator:
     return generator
 
 
+def quartiles(ms) -> str:
+    return " / ".join(f"{q:.0f}" for q in np.quantile(ms, [0, 0.25, 0.5, 0.75]))
+
+
 def process_time(tab) -> float:
     """Seconds of the processor that the tab's process has used."""
     tab.send("Performance.enable")
@@ -59,21 +81,26 @@ def process_time(tab) -> float:
 
 def row(name: str, images: int) -> str:
     generator = model(name)
-    with tempfile.TemporaryDirectory() as folder:
+    encoder = pretrained.load(name).encoder if name in pretrained.available() else None
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         page = play_page(Path(folder) / "site")
         parts = page.parents[1] / "_static" / "play"
-        write_parts(parts, RUNTIME, generator)
-        size = (RUNTIME.stat().st_size / 1e6, (parts / "model.js").stat().st_size / 1e6)
-        firsts, spent = [], []
+        write_parts(parts, RUNTIME, generator, encoder=encoder)
+        megabytes = {file.stem: file.stat().st_size / 1e6 for file in (RUNTIME, *parts.glob("*.js"))}
+        firsts, starts, spent, encoded = [], [], [], []
         for again in range(3):
             with browser(Path(folder) / f"profile-{again}") as tab:
                 tab.open(page.as_uri())
+                before = process_time(tab)
                 tab.click("#play-generator button")
                 tab.until("!!stylemedPlay.player?.first_image")
                 firsts.append(tab.run("stylemedPlay.player.first_image") / 1000)
+                starts.append(process_time(tab) - before)
                 before = process_time(tab)
                 found = tab.run(f"{MEASURE}({images})")
                 spent.append(1000 * (process_time(tab) - before) / images)
+                if encoder is not None:
+                    encoded = tab.run(f"{ENCODE}({images})")
     ms = np.array([one["ms"] for one in found])
     apart = 0.0
     for one in found[:20]:
@@ -84,11 +111,13 @@ def row(name: str, images: int) -> str:
         name,
         f"{generator.resolution}²",
         f"{weights:.1f} M",
-        f"{size[0]:.1f} + {size[1]:.1f}",
-        f"{min(firsts):.1f}–{max(firsts):.1f}",
-        " / ".join(f"{q:.0f}" for q in np.quantile(ms, [0, 0.25, 0.5, 0.75])),
+        f"{megabytes['runtime']:.1f} + {megabytes['model']:.1f}",
+        f"{min(firsts):.1f}–{max(firsts):.1f} / {min(starts):.1f}–{max(starts):.1f}",
+        quartiles(ms),
         f"{min(spent):.0f}–{max(spent):.0f}",
         f"{apart:.0e}",
+        f"{megabytes['encoder']:.1f}" if encoder is not None else "",
+        quartiles(encoded) if encoder is not None else "",
     ]
     return f"| {' | '.join(cells)} |"
 

@@ -109,9 +109,7 @@ def book_picture(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="PNG to write, or folder for what moves. Default: those of the intro.", show_default=False
-        ),
+        typer.Option(help="PNG to write, or folder for what moves. Default: those of the intro.", show_default=False),
     ] = None,
 ) -> None:
     """Draw the intro's pictures anew: the way of a slice, of what a profile's chapters left, or what moves, of a generator."""

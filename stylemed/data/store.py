@@ -276,7 +276,7 @@ class SliceStore:
 class SliceDataset:
     """Slices of one split as torch tensors in [-1, 1]; `select` takes what SliceStore.select takes.
 
-    resolution: a smaller side than the store's; the slices are then averaged over squares. BadInput for one that does not divide it.
+    resolution: a smaller side than the store's; slices are then averaged over squares. BadInput where it does not divide that.
     """
 
     channels = 1
@@ -286,7 +286,9 @@ class SliceDataset:
         self.rows = store.select(split, **select)
         self.resolution = resolution or store.resolution
         if not 0 < self.resolution <= store.resolution or store.resolution % self.resolution:
-            raise BadInput(f"{store.path} holds slices of {store.resolution}², which cannot be averaged to {resolution}².")
+            raise BadInput(
+                f"{store.path} holds slices of {store.resolution}², which cannot be averaged to {resolution}²."
+            )
         # What travels with weights trained on these slices.
         windows = {name: {"lo": window.lo, "hi": window.hi} for name, window in store.windows.items()}
         provenance = replace(store.learned_from(self.rows, split), resolution=self.resolution).to_dict()

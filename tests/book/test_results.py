@@ -33,7 +33,9 @@ def test_the_intro_says_what_the_study_of_edits_found():
     best = tables["choice"].query("chosen and level == 'all'").groupby("direction")["changed"].mean().idxmax()
     effects = tables["effects"].query("what == 'changed' and direction == @best and level == 'all'").set_index("way")
     chance = tables["random"].query("direction == @best").set_index("way")
-    truth = tables["truth"].query("what == 'tumor_hu' and among == 'seen in the reconstruction'").set_index("way")["value"]
+    truth = (
+        tables["truth"].query("what == 'tumor_hu' and among == 'seen in the reconstruction'").set_index("way")["value"]
+    )
     add, remove = (effects.loc[way, ["value", "low", "high"]].astype(float) * 100 for way in ("add", "remove"))
     for text in (
         "a tumor in {:.0f} % (95 % interval {:.0f} to {:.0f} %) of the slices".format(*add),

@@ -89,4 +89,6 @@ def test_what_moves_comes_back_and_the_intro_shows_it(root, tmp_path):
         shown = root / "book" / "_static" / "walk"
         assert (shown / f"{name}.webp").stat().st_size + (shown / f"{name}.png").stat().st_size < 250_000
         assert f"walk/{name}.webp" in (root / "book" / "intro.md").read_text()
-    assert torch.equal(trips["all"][0], trips["fine"][0]) and not torch.equal(trips["all"][FRAMES], trips["fine"][FRAMES])
+    assert torch.equal(trips["all"][0], trips["fine"][0]) and not torch.equal(
+        trips["all"][FRAMES], trips["fine"][FRAMES]
+    )

@@ -21,7 +21,7 @@ from stylemed.files import write_json
 from stylemed.provenance import Provenance, belong_together
 
 # Whose artifacts a chapter uses, by the chapter's number.
-USES = {"03": ("01",), "04": ("03",), "05": ("04",), "06": ("04",), "07": ("04",)}
+USES = {"03": ("01",), "04": ("03",), "05": ("04",), "06": ("04",), "07": ("04",), "09": ("01",)}
 # What a chapter leaves in the artifacts folder for others. Of a training these are the weights: who deletes checkpoints for
 # room need not train again.
 MAKES = {
@@ -108,9 +108,9 @@ class Inputs:
     def _run(self, name: str, need: str) -> Path:
         if self.released is not None and need in self.needs:
             return self.released.file(f"{need}.safetensors").parent
-        # What a chapter trains on stand-ins stays apart from stand-ins that other chapters read; so does an encoder of a released
-        # generator from those of the generator that chapter 3 trains.
-        apart = need not in self.needs and (self.small or (self.released is not None and "generator" in self.needs))
+        # What a chapter trains on stand-ins stays apart from stand-ins that other chapters read; so does what it trains to be
+        # watched, where a released model takes its place: it may be smaller than the store.
+        apart = need not in self.needs and (self.small or self.released is not None)
         return self.folder / "tried" / name if apart else self.folder / name
 
     @property

@@ -99,20 +99,45 @@ def book_accept(
 @book.command("picture")
 def book_picture(
     profile: ProfileName = "cpu",
+    moving: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Instead: the intro's moving slices, drawn by this generator, such as phantom-64.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="PNG to write. Default: the intro's own file.", show_default=False)
+        Path | None,
+        typer.Option(help="PNG to write, or folder for what moves. Default: those of the intro.", show_default=False),
     ] = None,
 ) -> None:
-    """Draw the intro's picture anew, with the slices and the networks of a profile's chapters; they must have run."""
+    """Draw the intro's pictures anew: the way of a slice, of what a profile's chapters left, or what moves, of a generator."""
     from stylemed.book.execution import checkout
     from stylemed.chapters import build_folder, networks
     from stylemed.data.store import SliceStore
     from stylemed.display.path import path_figure
     from stylemed.training.run import load_encoder, load_generator
 
+    if moving is not None:
+        _draw_moving(moving, out or checkout() / "book" / "_static" / "walk")
+        return
     made = build_folder(profile) / "artifacts"
     out = out or checkout() / "book" / "_static" / "path.png"
     gan, encoder = networks(made)
     loaded = load_generator(gan)[0], load_encoder(encoder)[0]
     out.write_bytes(path_figure(SliceStore.open(made / "store"), *loaded).png())
     print(f"written to {out}")
+
+
+def _draw_moving(generator: str, folder: Path) -> None:
+    """NAME.webp moves and NAME.png, its second stop, does not, for each of `display.moving.round_trips`."""
+    from stylemed import pretrained
+    from stylemed.display.moving import FRAMES, round_trips
+    from stylemed.display.pixels import animation, png
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, images in round_trips(pretrained.generator(generator)[0]).items():
+        (folder / f"{name}.webp").write_bytes(animation(images))
+        (folder / f"{name}.png").write_bytes(png(images[FRAMES], size=images.shape[-1], sides=False))
+    print(f"written to {folder}")

@@ -274,17 +274,24 @@ class SliceStore:
 
 
 class SliceDataset:
-    """Slices of one split as torch tensors in [-1, 1]; `select` takes what SliceStore.select takes."""
+    """Slices of one split as torch tensors in [-1, 1]; `select` takes what SliceStore.select takes.
+
+    resolution: a smaller side than the store's; slices are then averaged over squares. BadInput where it does not divide that.
+    """
 
     channels = 1
 
-    def __init__(self, store: SliceStore, split: str | None = "train", **select):
+    def __init__(self, store: SliceStore, split: str | None = "train", resolution: int | None = None, **select):
         self.store = store
         self.rows = store.select(split, **select)
-        self.resolution = store.resolution
+        self.resolution = resolution or store.resolution
+        if not 0 < self.resolution <= store.resolution or store.resolution % self.resolution:
+            raise BadInput(
+                f"{store.path} holds slices of {store.resolution}², which cannot be averaged to {resolution}²."
+            )
         # What travels with weights trained on these slices.
         windows = {name: {"lo": window.lo, "hi": window.hi} for name, window in store.windows.items()}
-        provenance = store.learned_from(self.rows, split).to_dict()
+        provenance = replace(store.learned_from(self.rows, split), resolution=self.resolution).to_dict()
         self.metadata = {"windows": windows, "store": store.digest, "split": split, "provenance": provenance}
         if split is not None and not len(store.select(split, twins=True)):
             raise BadInput(f"{store.path} holds no slice of split {split}; {EMPTY_SPLIT}")
@@ -310,4 +317,8 @@ class SliceDataset:
         """Positions in the dataset -> float32 tensor [n, 1, R, R]."""
         import torch
 
-        return torch.from_numpy(self.store.images(self.rows[np.asarray(positions, dtype=np.int64)]))
+        images = self.store.images(self.rows[np.asarray(positions, dtype=np.int64)])
+        side = self.resolution
+        if side < self.store.resolution:
+            images = images.reshape(len(images), 1, side, -1, side, self.store.resolution // side).mean(axis=(3, 5))
+        return torch.from_numpy(images)

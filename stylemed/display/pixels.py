@@ -42,6 +42,16 @@ def difference_png(change, limit: float, size: int = 256) -> bytes:
     return _file(_enlarged(colors, max(1, round(size / change.shape[-1]))))
 
 
+def animation(images, milliseconds: int = 110) -> bytes:
+    """Frames [n, 1, R, R] in [-1, 1] as an animated WebP that repeats for ever, pixel for pixel and without loss."""
+    frames = np.round((np.asarray(images, dtype=float)[:, 0].clip(-1, 1) + 1) * 127.5).astype(np.uint8)
+    first, *others = (Image.fromarray(frame).convert("RGB") for frame in frames)  # WebP knows no single channel
+    file = io.BytesIO()
+    how = dict(save_all=True, append_images=others, duration=milliseconds, loop=0, lossless=True, method=6)
+    first.save(file, "WEBP", **how)
+    return file.getvalue()
+
+
 def sample_grid(file: Path, side: int, width: int = 1024) -> bytes:
     """A run's sample grid as PNG: as many whole images of `side` pixels as fit into width × width / 2 pixels,
     enlarged by a whole factor. Pixels keep their values exactly."""

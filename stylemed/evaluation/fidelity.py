@@ -20,6 +20,7 @@ from stylemed.evaluation.memorization import grey, nearest, nearest_other_patien
 from stylemed.evaluation.reference import LEAST_SLICES, Reference, frechet_distance
 from stylemed.evaluation.variety import pairwise_dice
 from stylemed.files import write_atomic
+from stylemed.networks.layers import upscale
 from stylemed.training.loop import random_stream
 from stylemed.training.run import Run, grid_png
 
@@ -77,7 +78,8 @@ class Distances:
         batch: images drawn at a time.
         inception: file with the weights of Inception v3, if they are at hand (see `Inception`).
         reader: has `findings(images [n, 1, R, R]) -> Findings`: a Labeller. Not the Judge
-            where anything is chosen by these columns: it must have no part in making what it measures.
+            where anything is chosen by these columns: it must have no part in making what it measures. Images smaller than the
+            slices it learned from (those of the store) are brought up to their side.
         test: slices of other patients, as `dataset`.
 
     BadInput for fewer than four slices in either, and for a reader of slices of another window, frame or resolution.
@@ -290,7 +292,7 @@ def _survey(batches: Iterable[Tensor], inception=None, reader=None) -> _Survey:
         if inception is not None:
             pooled.append(inception(images))
         if reader is not None:
-            findings = reader.findings(images.float().mean(dim=1, keepdim=True))
+            findings = reader.findings(_at_its_side(reader, images.float().mean(dim=1, keepdim=True)))
             livers.append(findings.masks >= LIVER)
             tables.append(findings.table[["tumor", "tumor_px"]])
         total = total + image.double().sum(dim=0)
@@ -304,6 +306,12 @@ def _survey(batches: Iterable[Tensor], inception=None, reader=None) -> _Survey:
         survey.livers, survey.tumor_share = np.concatenate(livers), float(table["tumor"].mean())
         survey.tumor_px = float(table["tumor_px"][(table["tumor"] == 1) & (table["tumor_px"] > 0)].median())
     return survey
+
+
+def _at_its_side(reader, images: Tensor) -> Tensor:
+    """Images [n, 1, R, R] as large as the slices that the reader learned from, where these were larger."""
+    side = getattr(getattr(reader, "provenance", None), "resolution", None) or 0
+    return upscale(images, max(1, side // images.shape[-1]))
 
 
 def _batches(dataset, positions, batch: int) -> Iterable[Tensor]:

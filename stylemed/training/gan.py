@@ -420,9 +420,8 @@ def train_gan(
     asked = {"kind": "gan", "seed": seed, "images": len(dataset), "data": settings_of(metadata), **as_plain(config)}
     if config.tumor_share is not None and hasattr(dataset, "store"):
         rows = dataset.rows
-        trainer.metadata["provenance"] = dataset.store.learned_from(
-            rows, metadata["split"], rows[trainer.order]
-        ).to_dict()
+        learned = dataset.store.learned_from(rows, metadata["split"], rows[trainer.order])
+        trainer.metadata["provenance"] = replace(learned, resolution=dataset.resolution).to_dict()
     if warm_start is not None:
         asked["warm_start"] = Path(warm_start).name  # the folder may lie elsewhere when the run goes on
         if not Run(run).checkpoints():

@@ -24,3 +24,29 @@ def test_a_result_is_of_the_released_weights(path):
             weights = load_network(bundle.file(f"{noun}.safetensors"), noun, kind)[0].state_dict()
             assert result.made_from[noun] == digest_of_weights(weights), f"make it again: {result.command}"
     assert result.command.startswith("stylemed study ") and len(result.store) == 16
+
+
+def test_the_intro_says_what_the_study_of_edits_found():
+    """A page that is no notebook has its numbers typed; these are the ones of the direction that changes most `train` slices."""
+    result = Result.load(ROOT / "book" / "results" / "edits-phantom-64.json")
+    tables, said = result.tables, (ROOT / "book" / "intro.md").read_text()
+    best = tables["choice"].query("chosen and level == 'all'").groupby("direction")["changed"].mean().idxmax()
+    effects = tables["effects"].query("what == 'changed' and direction == @best and level == 'all'").set_index("way")
+    chance = tables["random"].query("direction == @best").set_index("way")
+    truth = (
+        tables["truth"].query("what == 'tumor_hu' and among == 'seen in the reconstruction'").set_index("way")["value"]
+    )
+    add, remove = (effects.loc[way, ["value", "low", "high"]].astype(float) * 100 for way in ("add", "remove"))
+    for text in (
+        "a tumor in {:.0f} % (95 % interval {:.0f} to {:.0f} %) of the slices".format(*add),
+        "no tumor any more in {:.0f} % ({:.0f} to {:.0f} %) of those".format(*remove),
+        f"the aim, fixed beforehand, was {100 * result.settings['aim']:.0f} %",
+        f"tried on {chance['slices'].max()} slices, add one in {100 * chance['changed']['add']:.0f} % "
+        f"and remove it in {100 * chance['changed']['remove']:.0f} %",
+        f'walked to "no tumor" is {truth[f"walk, {best}"]:.0f} HU away',
+        f"reconstruction is {truth['unedited reconstruction']:.0f} HU away",
+        f"lose anyway is {truth['reconstruction of the twin']:.0f} HU",
+    ):
+        assert text in said, text
+    better = {way: chance["p"][way] < 0.05 for way in ("add", "remove")}
+    assert better == {"add": False, "remove": True}  # "removing works better than chance, adding has not been shown"

@@ -250,6 +250,17 @@ def test_dataset_gives_tensors(store):
     assert len(SliceDataset(store, "train", tumor=True)) < len(data)
 
 
+def test_dataset_of_a_smaller_side(store):
+    torch = pytest.importorskip("torch")
+    data, small = SliceDataset(store, "train"), SliceDataset(store, "train", resolution=16)
+    assert small.resolution == small.metadata["provenance"]["resolution"] == 16 and len(small) == len(data)
+    squares = data.images([0, 3]).unfold(2, 2, 2).unfold(3, 2, 2)  # [2, 1, 16, 16, 2, 2]
+    assert torch.allclose(small.images([0, 3]), squares.mean(dim=(4, 5)), atol=1e-6)
+    for wrong in (24, 64, -16):
+        with pytest.raises(BadInput, match="cannot be averaged to"):
+            SliceDataset(store, "train", resolution=wrong)
+
+
 def test_import_needs_no_torch():
     code = "import sys, stylemed.data; print([m for m in ('torch', 'monai', 'pandas', 'scipy') if m in sys.modules])"
     root = Path(__file__).parents[2]

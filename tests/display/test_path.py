@@ -12,11 +12,13 @@ from typer.testing import CliRunner
 
 from stylemed.cli import app
 from stylemed.data import SliceStore, prepare
+from stylemed.display.moving import FRAMES, STOPS, round_trips
 from stylemed.display.path import TITLES, path_figure
 from stylemed.errors import BadInput
 from stylemed.latent import mix
 from stylemed.latent.mixing import synthesize
 from stylemed.networks import Encoder, Generator
+from stylemed.networks.untrained import random_generator
 from stylemed.training.run import export, load_encoder, load_generator
 
 torch.set_num_threads(1)
@@ -69,3 +71,24 @@ def test_it_refuses_networks_of_other_slices(made):
     stranger = SimpleNamespace(provenance=replace(encoder.provenance, resolution=64))
     with pytest.raises(BadInput, match="the encoder and the generator do not belong together: the resolution is 64"):
         path_figure(SliceStore.open(folder / "artifacts" / "store"), generator, stranger)
+
+
+def test_what_moves_comes_back_and_the_intro_shows_it(root, tmp_path):
+    generator = random_generator(0)
+    export(tmp_path / "generator.safetensors", generator, {})
+    answer = CliRunner().invoke(app, ["book", "picture", "--moving", str(tmp_path), "--out", str(tmp_path)])
+    assert answer.exit_code == 0, answer.output
+    trips = round_trips(generator)
+    for name, images in trips.items():
+        film = Image.open(tmp_path / f"{name}.webp")
+        assert film.n_frames == STOPS * FRAMES and film.info["loop"] == 0 and film.size == (64, 64)
+        film.seek(FRAMES)
+        assert np.array_equal(np.asarray(film.convert("L")), np.asarray(Image.open(tmp_path / f"{name}.png")))
+        steps = (images - images.roll(1, 0)).abs().mean(dim=(1, 2, 3))
+        assert steps[0] < 0.5 * steps.max()  # it is slow where a slice is, also from the last frame to the first
+        shown = root / "book" / "_static" / "walk"
+        assert (shown / f"{name}.webp").stat().st_size + (shown / f"{name}.png").stat().st_size < 250_000
+        assert f"walk/{name}.webp" in (root / "book" / "intro.md").read_text()
+    assert torch.equal(trips["all"][0], trips["fine"][0]) and not torch.equal(
+        trips["all"][FRAMES], trips["fine"][FRAMES]
+    )

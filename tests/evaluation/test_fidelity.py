@@ -360,6 +360,18 @@ def test_a_reader_fills_its_columns_on_both_sides(tmp_path):
     assert alike.liver_dice == 1 and alike.tumor_share in (0, 1) and alike.nearest_distinct == 0.01
 
 
+def test_a_reader_of_larger_slices_is_asked_at_its_side():
+    class Sides(BrightDiscs):
+        provenance, asked = Provenance(kind="labeller", resolution=64), set()
+
+        def findings(self, images):
+            self.asked.add(images.shape[-1])
+            return super().findings(images)
+
+    assert np.isnan(Distances(Blobs(20, 32), count=10, reader=Sides()).yardsticks["liver_dice_train"])
+    assert Sides.asked == {64}
+
+
 # -- the verdict
 
 

@@ -66,6 +66,28 @@ def reconstruction_command(
     _write(found, out)
 
 
+@study.command("classifier")
+def classifier_command(
+    store: Store,
+    generator: OfGenerator,
+    encoder: OfEncoder,
+    out: Result,
+    label: Annotated[str, typer.Option(help="tumor, or a column of slices.csv that holds 0 and 1.")] = "tumor",
+    steps: Steps = 0,
+    folds: Annotated[int, typer.Option(help="Folds of the cross-validation, by patient.", min=2)] = 5,
+    permutations: Annotated[int, typer.Option(help="Directions of permuted labels.", min=0)] = 20,
+    seed: Seed = 0,
+) -> None:
+    """How well a class is told in latent space in unseen patients, where few are labelled; and what tells it as well."""
+    from stylemed import pretrained
+    from stylemed.data.store import SliceStore
+    from stylemed.studies.classifier import run
+
+    networks = pretrained.generator(generator)[0], pretrained.encoder(encoder)[0]
+    options = dict(steps=steps, folds=folds, permutations=permutations, seed=seed)
+    _write(run(SliceStore.open(store), *networks, label, **options), out)
+
+
 @study.command("factors")
 def factors_command(
     store: Store,

@@ -33,7 +33,10 @@ def own_book(profile_name: str, data: str | Path, root: Path | None = None) -> t
 
     root, data = checkout(root), Path(data).expanduser().resolve()
     profile = read_profile(profile_name, root)
-    given = {case.patient: case.split for case in find_cases(data)}
+    cases = find_cases(data)
+    if not any(case.tumor_known for case in cases):
+        raise BadInput(f"{data / 'volumes.csv'} calls the tumors of every volume unknown; the book needs some that are known")
+    given = {case.patient: case.split for case in cases}
     counts = Counter(split_patients(given, seed=0).values())
     for split, least in LEAST.items():
         if counts[split] < least:
@@ -107,18 +110,18 @@ def _data(store) -> list[str]:
         counts = [slices[use]["patient"].nunique(), slices[use]["case"].nunique(), int(use.sum())]
         counts += [int((use & part).sum()) for part in (known & tumor, known & ~tumor, ~known)]
         rows.append(f"| {split} | " + " | ".join(map(str, counts)) + " |")
-    odd = [f"left out: {case} ({_nameless(why, store)})" for case, why in store.info["left_out"].items()]
+    odd = [f"left out: {case} ({_nameless(why)})" for case, why in store.info["left_out"].items()]
     kinds: dict[str, list[str]] = {}
     for case, notes in store.info["case_notes"].items():
         for note in notes:
-            kinds.setdefault(_nameless(note, store), []).append(case)
+            kinds.setdefault(_nameless(note), []).append(case)
     odd += [f"{len(cases)} cases, such as {cases[0]}: {note}" for note, cases in kinds.items()]
     unmeasured = slices["case"].nunique() - len(set(slices["case"]) & set(store.info["mm_known"]))
     odd += [f"{unmeasured} cases do not say how large their voxels are"] if unmeasured else []
     return [*rows, "", "What was odd:", "", *(f"- {one}" for one in odd or ["nothing that was looked for"])]
 
 
-def _nameless(text: str, store) -> str:
+def _nameless(text: str) -> str:
     """Without the folders of this machine: of a path the file's name is left."""
     return re.sub(r"(?<![\w.])/(?:[^\s/]+/)+", "", text)
 

@@ -255,7 +255,9 @@ def _columns(table: pd.DataFrame, names) -> np.ndarray:
 def _folds(y: np.ndarray, patients: np.ndarray, folds: int, seed: int) -> tuple[np.ndarray, int]:
     """Fold number of every slice; a patient is in one fold only; not more folds than patients with either class."""
     folds = min([folds] + [len(np.unique(patients[y == value])) for value in (0, 1)])
-    held_out = np.empty(len(y), dtype=int)
+    held_out = np.zeros(len(y), dtype=int)
+    if folds < 2:  # a fold of large patients may leave a single one of a class
+        return held_out, folds
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     for fold, (_, valid) in enumerate(splitter.split(y, y, patients)):
         held_out[valid] = fold

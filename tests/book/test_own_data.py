@@ -46,12 +46,16 @@ def test_own_volumes_take_the_place_of_what_is_the_phantoms(root, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "splits, says",
-    [("", "holds no volume-N"), ("train train test", "1 of them in the split test, where the book needs 2")],
+    "splits, known, says",
+    [
+        ("", "known", "holds no volume-N"),
+        ("train train test", "known", "1 of them in the split test, where the book needs 2"),
+        ("train test test", "unknown", "volumes.csv calls the tumors of every volume unknown"),
+    ],
 )
-def test_what_no_book_can_be_made_of_is_refused_before_anything_runs(tiny_book, monkeypatch, splits, says):
+def test_what_no_book_can_be_made_of_is_refused_before_anything_runs(tiny_book, monkeypatch, splits, known, says):
     monkeypatch.chdir(tiny_book)
-    data = lits(tiny_book / "data", splits)
+    data = lits(tiny_book / "data", splits, known)
     for command in ("run", "html"):
         with pytest.raises(BadInput, match=says):
             app(["book", command, "--profile", "smoke", "--data", str(data)], standalone_mode=False)

@@ -12,7 +12,7 @@
 #   make clean | distclean      remove _build | and .venv
 
 PROFILE ?= cpu
-DATA ?=
+DATA = # on the command line only: many an environment has a variable of that name
 SEEDS ?= 3
 PINS ?= constraints.txt
 PYTEST_ARGS ?=

@@ -15,6 +15,7 @@ from stylemed.files import write_atomic
 
 CARD = "model-card.md"
 PRESETS = {"phantom-64": "ct-64"}  # what real scans are trained with instead
+PHANTOM = ("patients", "test_patients", "first_test", "size")  # what chapter 1 draws it with, of no use beside data
 LEAST = {"train": 1, "test": 2}  # patients: without them no chapter can train, or none can mix
 LICENCE = (
     "**to be filled in by the owner of the data**: these weights were learned from patients, so what may be done with them is what "
@@ -35,7 +36,9 @@ def own_book(profile_name: str, data: str | Path, root: Path | None = None) -> t
     profile = read_profile(profile_name, root)
     cases = find_cases(data)
     if not any(case.tumor_known for case in cases):
-        raise BadInput(f"{data / 'volumes.csv'} calls the tumors of every volume unknown; the book needs some that are known")
+        raise BadInput(
+            f"{data / 'volumes.csv'} calls the tumors of every volume unknown; the book needs some that are known"
+        )
     given = {case.patient: case.split for case in cases}
     counts = Counter(split_patients(given, seed=0).values())
     for split, least in LEAST.items():
@@ -48,6 +51,8 @@ def own_book(profile_name: str, data: str | Path, root: Path | None = None) -> t
     for name in chapter_names(root):
         own = dict(profile.chapters.get(name) or {})
         known = parameters_of(root / "book" / f"{name}.ipynb")
+        if "data" in known:
+            own = {key: value for key, value in own.items() if key not in PHANTOM}
         instead: dict[str, Any] = {"data": str(data), "scans": "*", "weights": "fresh", "judge_patients": 0}
         if "preset" in known:
             instead["preset"] = PRESETS.get(own.get("preset"), own.get("preset"))
@@ -138,7 +143,7 @@ def _training(profile: Profile, runs: dict[str, dict]) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in last["versions"].items())
     return [
         f"Profile `{profile.name}`; {sum(run['minutes'] for run in runs.values()):.1f} minutes in all, on {'; '.join(machines)}, "
-        f"{last['threads']} threads. Every field of the trainings stands in `config.yaml` beside the weights, in `artifacts/gan` "
+        f"threads: {last['threads']}. Every field of the trainings stands in `config.yaml` beside the weights, in `artifacts/gan` "
         "and `artifacts/encoder`.",
         "",
         *rows,
@@ -154,8 +159,8 @@ def _variety(run: Path) -> str:
 
 
 ENCODER = {  # metric of chapter 4 -> what it is
-    "r2": "R² of known latents, in W+",
-    "psnr": "PSNR of generated images, encoded and made again, dB",
+    "r2_wp": "R² of known latents, in W+",
+    "psnr_wp": "PSNR of generated images, encoded and made again, dB",
     "psnr_real_w": "PSNR of shown `test` slices, encoder in W, dB",
     "psnr_real_wp": "PSNR of the same, encoder in W+, dB",
     "psnr_few": "PSNR of the same, few steps of descent on top, dB",

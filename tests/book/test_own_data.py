@@ -129,3 +129,44 @@ def test_chapter_six_goes_on_only_where_there_is_something_to_measure(in_build):
         chapters.need_labels(codes_of(["train"] * 4 + ["test"], known=False), folds=3, seed=0)
     with pytest.raises(chapters.ChapterEnds, match="nobody to measure a walk on"):
         chapters.need_labels(codes_of(["train"] * 4), folds=3, seed=0)
+
+
+def test_the_card_tells_what_was_odd_and_what_was_measured(tmp_path):
+    """Of made-up files, one of them left out; no path of this machine, and the licence left to the owner."""
+    from stylemed.data import SliceDataset, SliceStore, prepare
+    from stylemed.evaluation.fidelity import FIRST_COLUMNS
+    from stylemed.files import write_json
+    from stylemed.machine import machine
+    from stylemed.networks import Generator
+    from stylemed.training.run import export
+
+    data, build = lits(tmp_path / "scans", "train train train test test test"), tmp_path / "_build" / "smoke-scans"
+    (data / "segmentation-5.nii.gz").unlink()
+    prepare(data, build / "artifacts" / "store", 16, workers=1, progress=False)
+    learned = SliceDataset(SliceStore.open(build / "artifacts" / "store")).metadata
+    (build / "artifacts" / "gan").mkdir()
+    generator = Generator(16, latent_size=16, mapping_layers=2, fmap_base=64, fmap_max=8)
+    export(build / "artifacts" / "gan" / "generator.safetensors", generator, learned)
+    distances = pd.DataFrame({name: [0.5, 1.0] for name in FIRST_COLUMNS}).assign(frechet=[9.0, 7.25])
+    distances.to_csv(build / "artifacts" / "gan" / "distances.csv", index=False)
+    write_json(build / "metrics" / "04_the_encoder.json", {"mae_test": 31.5, "psnr_wp": None})
+    given = {"parameters": {"data": str(data), "seed": 3}, "minutes": 1.5, "threads": 1} | machine()
+    for name, more in {"01_a": {}, "06_b": {"ended": "Nobody is labelled."}}.items():
+        write_json(build / "runs" / f"{name}.json", {"chapter": name} | given | more)
+    card = own_data.write_card(read_profile("smoke"), build).read_text()
+    for told in (
+        "| train | 3 | 3 | 12 | 6 | 6 | 0 |",
+        "| test | 2 | 2 | 8 | 4 | 4 | 0 |",
+        "left out: volume-5 (volume-5.nii.gz has no segmentation-5.nii.gz",
+        "window CT [-100, 250]",
+        "to be filled in by the owner",
+        "Not for diagnosis",
+        "3.0 minutes in all",
+        "seed 3",
+        "| frechet | 7.25 |",
+        "`test` patients, HU | 31.5 |",
+        "dB | not measured |",
+        "Chapter 6 ends early. Nobody is labelled.",
+    ):
+        assert told in card
+    assert str(tmp_path) not in card

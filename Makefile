@@ -1,6 +1,7 @@
 # Needs python3 (3.11 or later) and make; everything else it installs into .venv itself.
 #
 #   make book  [PROFILE=cpu]    run what is out of date, build the HTML, print the page to open
+#   make book DATA=FOLDER       the same on volumes of your own, in the layout of LiTS, with a model card at the end
 #   make check [PROFILE=cpu]    run all chapters anew and compare their numbers with the baseline
 #   make rehearse PROFILE=gpu   run all its chapters, trainings cut to almost nothing: does every cell run?
 #   make accept PROFILE=...     accept new numbers as the baseline (clean git tree, SEEDS=3 runs)
@@ -11,6 +12,7 @@
 #   make clean | distclean      remove _build | and .venv
 
 PROFILE ?= cpu
+DATA = # on the command line only: many an environment has a variable of that name
 SEEDS ?= 3
 PINS ?= constraints.txt
 PYTEST_ARGS ?=
@@ -51,8 +53,8 @@ pins:
 # ---- book: what is out of date, `stylemed book` decides by content ---------------------------------------
 
 book: $(STAMP)
-	@$(PY) -m stylemed book run --profile $(PROFILE)
-	@$(PY) -m stylemed book html --profile $(PROFILE)
+	@$(PY) -m stylemed book run --profile $(PROFILE) --data '$(DATA)'
+	@$(PY) -m stylemed book html --profile $(PROFILE) --data '$(DATA)'
 
 check: $(STAMP)
 	@$(PY) -m stylemed book check --profile $(PROFILE)

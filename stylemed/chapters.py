@@ -41,6 +41,11 @@ INPUTS = ("store", "generator", "encoder")
 _MAKER = {"generator": "03", "encoder": "04"}  # the chapter that makes it
 PACKAGE = Path(__file__).resolve().parent
 
+
+class ChapterEnds(Exception):
+    """What comes next cannot be measured with these data; the message says why. What stands before it counts."""
+
+
 _current: Path | None = None  # the build folder of the last inputs(); record() writes there
 
 
@@ -356,6 +361,56 @@ def record(chapter: str, **metrics: float) -> None:
     write_json(file, known | numbers)
     for name, value in numbers.items():
         glue(name, math.nan if value is None else value)
+
+
+def stop(why: str) -> None:
+    """End the chapter here, with a sentence in the place of all that follows. (Without a book around it, an exception.)"""
+    raise ChapterEnds(why)
+
+
+def need_labels(codes: Any, folds: int, seed: int) -> None:
+    """End chapter 6 where `train` has too few labelled patients for a direction, or `test` none to walk.
+
+    Where all splits together have enough, the AUC is measured by cross-validation by patient over all of them, and recorded: every
+    slice is told by a classifier of other patients. No direction is kept: nobody would be left to measure a walk on.
+    """
+    from stylemed.latent.direction import find_direction, too_few_patients
+
+    why = too_few_patients(codes, "tumor", "train")
+    if why is None and not (codes.table["tumor_known"].to_numpy()[codes.find("test")] == 1).any():
+        why = "no patient of the split 'test' has known tumors, so there is nobody to measure a walk on"
+    if why is None:
+        return
+    (_current / "artifacts" / "direction.safetensors").unlink(missing_ok=True)  # of other data
+    if few := too_few_patients(codes, "tumor", None):
+        stop(f"No direction was looked for: {few}.")
+    cv = find_direction(codes, "tumor", split=None, folds=folds, seed=seed).cv
+    record("06_the_tumor_direction", **{f"all_{name}": cv[name] for name in ("auc", "low", "high")})
+    record("06_the_tumor_direction", all_patients=cv["patients"], all_patients_with=cv["patients_with"])
+    stop(f"No direction is kept: {why}. In cross-validation by patient over all splits, {_told_auc(cv)}.")
+
+
+def need_judge(store: Any, direction: Any) -> None:
+    """End chapter 6 where the store has too few patients for a judge; say how well the direction's classifier does."""
+    from stylemed.training.reader import FEWEST_PATIENTS
+
+    patients = store.slices["patient"].iloc[store.select("judge")].nunique()
+    if patients >= FEWEST_PATIENTS:
+        return
+    told = {"in cross-validation by patient within train": direction.cv, "on held-out test patients": direction.test}
+    for key, found in (("cv", direction.cv), ("test", direction.test)):
+        if found:
+            record("06_the_tumor_direction", **{f"{key}_{name}": found[name] for name in ("auc", "low", "high")})
+    aucs = "; ".join(f"{where}, {_told_auc(found)}" for where, found in told.items() if found)
+    stop(
+        f"Whether the walk makes tumors is not measured: the split 'judge' has {patients} patients, but a judge needs "
+        f"{FEWEST_PATIENTS}. Of the classifier: {aucs}."
+    )
+
+
+def _told_auc(found: dict[str, Any]) -> str:
+    ends = f"95 % interval {found['low']:.2f} to {found['high']:.2f}"
+    return f"the AUC is {found['auc']:.2f} ({ends}; {found['patients']} patients, {found['patients_with']} with tumor slices)"
 
 
 def _number(chapter: str, name: str, value: Any) -> float | int | None:

@@ -96,7 +96,7 @@ def wrong_values(path: list[str], given: dict) -> str | None:
 def wrong_make(words: list[str], whole: bool) -> str | None:
     text = (ROOT / "Makefile").read_text()
     targets = {name for line in re.findall(r"^([a-z][\w \-]*):(?!=)", text, re.M) for name in line.split()}
-    variables = set(re.findall(r"^([A-Z_]+) \?=", text, re.M))
+    variables = set(re.findall(r"^([A-Z_]+) \??=", text, re.M))
     for word in words:
         name, equals, value = word.partition("=")
         if equals and name not in variables:

@@ -23,9 +23,12 @@ from typing import Any
 import yaml
 
 from stylemed.book.staleness import Contents, chapter_left, chapter_made_from, why_stale, write_record
-from stylemed.chapters import MAKES, PACKAGE, profile_names, project_root
+from stylemed.chapters import MAKES, PACKAGE, ChapterEnds, profile_names, project_root
 from stylemed.errors import BadInput
 from stylemed.machine import machine
+
+PAPERMILL = {"injected-parameters", "papermill-error-cell-tag"}  # tags of cells by papermill, not by the author
+ENDED = 4  # exit code of a chapter that ended itself
 
 
 class ChapterFailed(Exception):
@@ -42,6 +45,7 @@ class Profile:
     hours: str  # what to expect, in words
     chapters: dict[str, dict[str, Any]] = field(default_factory=dict)
     rehearsal: dict[str, Any] = field(default_factory=dict)  # what a rehearsal puts in place of it (see `rehearsal`)
+    note: str = ""  # on the first page
 
 
 def checkout(root: Path | None = None) -> Path:
@@ -85,7 +89,7 @@ def find_chapter(name: str, root: Path) -> str:
 
 def chapter_parameters(name: str, profile: Profile, root: Path, seed: int | None = None) -> dict[str, Any]:
     """What papermill injects, checked against the chapter first: papermill itself would let a typo pass."""
-    known = _parameters_of(root / "book" / f"{name}.ipynb")
+    known = parameters_of(root / "book" / f"{name}.ipynb")
     given = dict(profile.chapters.get(name) or {})
     for parameter in given:
         if parameter not in known:
@@ -100,7 +104,7 @@ def chapter_parameters(name: str, profile: Profile, root: Path, seed: int | None
     return given
 
 
-def _parameters_of(file: Path) -> list[str]:
+def parameters_of(file: Path) -> list[str]:
     """The names that a chapter's parameters cell gives a value; papermill can tell too, but takes 2 s to import."""
     try:
         cells = json.loads(file.read_text())["cells"]
@@ -182,11 +186,12 @@ def run_chapter(
     }
     if not quiet:
         reason = f"; {why}" if why else ""
-        print(f"== {name} ({profile.name}{reason}); its output is in {_relative(log, root)}", flush=True)
+        print(f"== {name} ({profile.name}{reason}); its output is in {relative(log, root)}", flush=True)
     started = time.time()
     code, peak = _run_watched(spec, _environment(profile, build))
     minutes = (time.time() - started) / 60
-    if code != 0:
+    ended = _ended(part) if code == ENDED else None
+    if code != 0 and ended is None:
         if part.is_file():
             os.replace(part, failed)
         raise ChapterFailed(_what_failed(name, failed, log, root))
@@ -199,9 +204,13 @@ def run_chapter(
         "threads": profile.threads or os.cpu_count(),
         **machine(),
     }
+    if ended:
+        facts["ended"] = ended
     _publish(part, executed, parameters)
     (build / "runs" / f"{name}.started").unlink(missing_ok=True)
     write_record(record, made_from, chapter_left(name, build), **facts)
+    if ended and not quiet:
+        print(f"   it ends early: {ended}")
     if not quiet:
         print(f"   {minutes:.1f} minutes, at most {facts['peak_memory_mb']} MB", flush=True)
     return facts
@@ -304,17 +313,33 @@ def child() -> None:
                 stdout_file=log,
                 stderr_file=log,
             )
-        except papermill.PapermillExecutionError:
-            sys.exit(1)
+        except papermill.PapermillExecutionError as error:
+            sys.exit(ENDED if error.ename == ChapterEnds.__name__ else 1)
         except Exception as error:  # the kernel died, or did not start
             log.write(f"\n{type(error).__name__}: {error}\n")
             sys.exit(3)
 
 
+def _ended(part: Path) -> str | None:
+    """The sentence with which the chapter ended itself; then nothing but a note that says it stands behind what had run."""
+    import nbformat
+
+    notebook = nbformat.read(part, as_version=4)
+    for number, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", []):
+            if output.output_type == "error" and output.ename == ChapterEnds.__name__:
+                cell.outputs.remove(output)
+                note = f"```{{note}}\nWith these data the chapter ends here. {output.evalue}\n```"
+                kept = [c for c in notebook.cells[: number + 1] if not PAPERMILL & set(c.metadata.get("tags", []))]
+                notebook.cells = [*kept, nbformat.v4.new_markdown_cell(note, id="ends-here")]
+                nbformat.write(notebook, part)
+                return output.evalue
+    return None
+
+
 def _what_failed(name: str, failed: Path, log: Path, root: Path) -> str:
     cells = json.loads(failed.read_text())["cells"] if failed.is_file() else []
-    added = {"injected-parameters", "papermill-error-cell-tag"}  # by papermill, not by the author
-    cells = [cell for cell in cells if not added & set(cell["metadata"].get("tags", []))]
+    cells = [cell for cell in cells if not PAPERMILL & set(cell["metadata"].get("tags", []))]
     for number, cell in enumerate(cells, 1):
         for output in cell.get("outputs", []):
             if output.get("output_type") == "error":
@@ -322,14 +347,15 @@ def _what_failed(name: str, failed: Path, log: Path, root: Path) -> str:
                 return (
                     f"{name}, cell {number} ({source[0] if source else 'empty'}): "
                     f"{output['ename']}: {output['evalue']}\n"
-                    f"  the notebook with its traceback: {_relative(failed, root)}"
+                    f"  the notebook with its traceback: {relative(failed, root)}"
                 )
     lines = log.read_text().strip().splitlines() if log.is_file() else []
     last = lines[-1] if lines else "no output"
-    return f"{name}: the run broke off ({last})\n  its output: {_relative(log, root)}"
+    return f"{name}: the run broke off ({last})\n  its output: {relative(log, root)}"
 
 
-def _relative(path: Path, root: Path) -> str:
+def relative(path: Path, root: Path) -> str:
+    """A path as it is told to a reader of the terminal: from the root where it lies below."""
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
@@ -353,7 +379,10 @@ def _publish(part: Path, executed: Path, parameters: dict[str, Any]) -> None:
         count += 1
         cell.execution_count = count
         if "parameters" in cell.metadata.get("tags", []):
-            cell.source = with_values(cell.source, parameters)
+            shown = {
+                name: Path(value).name if name == "data" and value else value for name, value in parameters.items()
+            }
+            cell.source = with_values(cell.source, shown)  # no folder of this machine
         cell.outputs = [output for output in map(_without_progress, cell.outputs) if output is not None]
         for output in cell.outputs:
             if "execution_count" in output:

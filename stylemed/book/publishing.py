@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from stylemed import __version__
-from stylemed.book.execution import Profile, chapter_names, checkout, read_profile
+from stylemed.book.execution import Profile, chapter_names, checkout, read_profile, relative
 from stylemed.book.staleness import (
     pages_left,
     pages_made_from,
@@ -31,14 +31,22 @@ class BuildFailed(Exception):
     """Sphinx gave warnings or errors; the message holds them."""
 
 
-def html(profile_name: str, root: Path | None = None, build: Path | None = None, *, force: bool = False) -> Path:
+def html(
+    profile_name: str,
+    root: Path | None = None,
+    build: Path | None = None,
+    *,
+    force: bool = False,
+    profile: Profile | None = None,
+) -> Path:
     """Build `_build/<profile>/html` from the executed chapters unless it is up to date; returns the page to open.
 
+    profile: in the place of the one of that name, as `own_data.own_book` makes it.
     The tree it is built from holds nothing else, so that Sphinx never scans an environment or a data folder.
     Raises BadInput when a chapter has not been executed, BuildFailed when Sphinx warns.
     """
     root = checkout(root)
-    profile = read_profile(profile_name, root)
+    profile = profile or read_profile(profile_name, root)
     build = build or root / "_build" / profile_name
     names = chapter_names(root)
     missing = [name for name in names if not (build / "executed" / f"{name}.ipynb").is_file()]
@@ -49,7 +57,7 @@ def html(profile_name: str, root: Path | None = None, build: Path | None = None,
         )
     record, result = build / "pages.json", build / "html"
     made_from = pages_made_from(
-        names, profile.description, build, root
+        names, profile.description + profile.note, build, root
     )  # of before the build: an edit made meanwhile makes it stale
     why = "asked for" if force else why_stale(record, made_from, build)
     if not why:
@@ -57,7 +65,10 @@ def html(profile_name: str, root: Path | None = None, build: Path | None = None,
         return result / "index.html"
     source = build / "book-src"
     write_source(source, profile, root, build)
-    print(f"== building the pages ({why}); the full output is in _build/{profile_name}/logs/html.log", flush=True)
+    print(
+        f"== building the pages ({why}); the full output is in {relative(build / 'logs' / 'html.log', root)}",
+        flush=True,
+    )
     _sphinx(source, build / "logs" / "html.log")
     record.unlink(missing_ok=True)
     shutil.rmtree(result, ignore_errors=True)
@@ -80,6 +91,10 @@ def write_source(source: Path, profile: Profile, root: Path, build: Path) -> Non
         shutil.copytree(root / "book" / folder, source / "book" / folder)
     for name in chapter_names(root):
         shutil.copy(build / "executed" / f"{name}.ipynb", source / "book")
+    if profile.note:
+        intro = source / "book" / "intro.md"
+        title, rest = intro.read_text().split("\n", 1)
+        intro.write_text(f"{title}\n\n```{{note}}\n{profile.note}\n```\n{rest}")
     (source / "book" / "status.md").write_text(status_page(profile, build))
     if (root / "book" / "play.md").is_file():
         shutil.copytree(player(root, build), source / "book" / "_static" / "play", dirs_exist_ok=True)

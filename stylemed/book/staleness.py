@@ -64,6 +64,8 @@ def chapter_made_from(name: str, parameters: dict[str, Any], build: Path, root: 
         "the pins": _of_files(root, ["constraints.txt"]),
         "studies": _of_files(root, [str(file.relative_to(root)) for file in shown]),
     }
+    if parameters.get("data"):
+        made_from["the data"] = _listing((root / "book" / parameters["data"]).resolve())
     for number in _above(name[:2]):
         artifacts = Digests(build).of(_artifacts(number, build))
         made_from[f"artifacts of chapter {int(number)}"] = _digest(json.dumps(artifacts, sort_keys=True).encode())
@@ -143,6 +145,13 @@ def _above(number: str) -> list[str]:
 
 def _artifacts(number: str, build: Path) -> list[Path]:
     return sorted(file for pattern in MAKES.get(number, ()) for file in (build / "artifacts").glob(pattern))
+
+
+def _listing(folder: Path) -> str:
+    """Of names, sizes and times: volumes are too large to read for this. What was only touched is prepared again, to an equal
+    store, and no later chapter runs."""
+    stats = [(file.relative_to(folder), file.stat()) for file in sorted(folder.rglob("*")) if file.is_file()]
+    return _digest(repr([(str(name), stat.st_size, stat.st_mtime_ns) for name, stat in stats]).encode())
 
 
 def _of_files(root: Path, patterns: Iterable[str]) -> str:

@@ -8,9 +8,18 @@ from typing import Annotated
 import typer
 
 from stylemed.cli.options import fail
+from stylemed.errors import BadInput
 
 book = typer.Typer(help="Run the chapters, build the book, compare its numbers.", no_args_is_help=True)
 ProfileName = Annotated[str, typer.Option(help="Size of the run: smoke, cpu, colab or gpu.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="FOLDER",
+        help="Volumes of your own, in the layout of LiTS: a book and models of them, in a folder of its own.",
+        show_default=False,
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Also what is up to date.")]
 
 
@@ -28,19 +37,33 @@ def book_run(
             "--rehearse", help="Trainings cut to almost nothing, in a folder of its own: does every cell run?"
         ),
     ] = False,
+    data: Data = "",
 ) -> None:
     """Execute with papermill the chapters that are out of date. What is decides `stylemed.book.staleness`."""
-    from stylemed.book.execution import ChapterFailed, chapter_names, checkout, find_chapter, read_profile, run_stale
+    from stylemed.book.execution import (
+        ChapterFailed,
+        chapter_names,
+        checkout,
+        find_chapter,
+        read_profile,
+        relative,
+        run_stale,
+    )
+    from stylemed.book.own_data import own_book, write_card
     from stylemed.book.rehearsal import rehearse as rehearse_profile
 
+    if rehearse and data:
+        raise BadInput("A rehearsal has made-up volumes of its own; leave out --data or --rehearse.")
     try:
         if rehearse:
             rehearse_profile(profile, chapters)
             return
         root = checkout()
-        settings = read_profile(profile, root)
+        settings, build = (
+            own_book(profile, data, root) if data else (read_profile(profile, root), root / "_build" / profile)
+        )
         names = [find_chapter(name, root) for name in chapters] if chapters else chapter_names(root)
-        done = run_stale(settings, root / "_build" / profile, names, root=root, force=force)
+        done = run_stale(settings, build, names, root=root, force=force)
     except ChapterFailed as error:
         fail(str(error), 1)
     if done:
@@ -49,15 +72,19 @@ def book_run(
         print(f"== nothing was out of date: re-used {' '.join(names)}")
     else:
         print(f"== nothing was out of date: all {len(names)} chapters were re-used")
+    if data and all((build / "runs" / f"{name}.json").is_file() for name in chapter_names(root)):
+        print(f"== model card: {relative(write_card(settings, build), root)}")
 
 
 @book.command("html")
-def book_html(profile: ProfileName = "cpu", force: Force = False) -> None:
+def book_html(profile: ProfileName = "cpu", force: Force = False, data: Data = "") -> None:
     """Build the HTML from the executed chapters where it is out of date, warnings as errors; say which page to open."""
+    from stylemed.book.own_data import own_book
     from stylemed.book.publishing import BuildFailed, html
 
+    own, build = own_book(profile, data) if data else (None, None)
     try:
-        print(f"== open {html(profile, force=force)}")
+        print(f"== open {html(profile, build=build, profile=own, force=force)}")
     except BuildFailed as error:
         fail(str(error), 1)
 

@@ -6,7 +6,7 @@ Importing this package loads neither torch nor MONAI.
 from stylemed.data.layouts import Case, find_cases
 from stylemed.data.preparing import PrepareReport, prepare
 from stylemed.data.store import SliceDataset, SliceStore, Window
-from stylemed.data.volumes import Volume, read_case
+from stylemed.data.volumes import Volume, read_case, read_some
 
 __all__ = [
     "Case",
@@ -18,4 +18,5 @@ __all__ = [
     "find_cases",
     "prepare",
     "read_case",
+    "read_some",
 ]

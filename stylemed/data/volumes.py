@@ -83,6 +83,27 @@ def read_case(case: Case, liver_only: bool = False) -> Volume:
     return volume
 
 
+def read_some(cases: list[Case], count: int) -> list[Volume]:
+    """Up to `count` of the cases, to look at, those whose tumors are known first. The first is whole, of the others the slices
+    with liver are there. Cases without liver, and those that cannot be read, are passed over; BadInput where none is left.
+    """
+    volumes: list[Volume] = []
+    first = None
+    for case in sorted(cases, key=lambda case: not case.tumor_known):
+        try:
+            volume = read_case(case, liver_only=bool(volumes))
+        except BadInput as error:
+            first = first or error
+            continue
+        if volume.labels.any():
+            volumes.append(volume)
+        if len(volumes) == count:
+            break
+    if not volumes:
+        raise first or BadInput(f"{cases[0].segmentation} labels no liver, nor does any other; label it")
+    return volumes
+
+
 def write_pair(folder: Path, number: str, hu, labels, spacing_mm=(1.0, 1.0, 1.0), origin_mm=(0.0, 0.0)) -> None:
     """Write `hu` and `labels` [Z, Y, X] in canonical axes as volume-NUMBER.nii.gz and segmentation-NUMBER.nii.gz.
 

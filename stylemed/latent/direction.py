@@ -121,13 +121,8 @@ def find_direction(
     y = labels_of(inside.table, label)
     inside, y = inside.select(~np.isnan(y)), y[~np.isnan(y)].astype(int)
     patients = inside.table["patient"].astype(str).to_numpy()
-    counts = [len(np.unique(patients[y == value])) for value in (1, 0)]
-    if min(counts) < FEWEST_PATIENTS:
-        where = "all splits" if split is None else f"split {split!r}"
-        raise BadInput(
-            f"{where} has {counts[0]} patients with {label} and {counts[1]} without where it is known, "
-            f"but a direction needs {FEWEST_PATIENTS} of each: add labelled patients or choose another split"
-        )
+    if few := too_few_patients(codes, label, split):
+        raise BadInput(few)
     x = mean_style(inside.w_plus.astype(np.float64), layers)
     trends = _columns(inside.table, orthogonal_to)
 
@@ -156,6 +151,19 @@ def find_direction(
     if split != "test":
         direction.test = _held_out(codes, direction, set(patients), seed)
     return direction
+
+
+def too_few_patients(codes: Codes, label: str = "tumor", split: str | None = "train") -> str | None:
+    """Why no direction can be found on this split (None: all), in one sentence; None where patients of each class are enough."""
+    table = codes.table if split is None else codes.table.iloc[codes.find(split)]
+    y, patients = labels_of(table, label), table["patient"].astype(str).to_numpy()
+    counts = [len(np.unique(patients[y == value])) for value in (1, 0)]
+    if min(counts) >= FEWEST_PATIENTS:
+        return None
+    return (
+        f"{'all splits' if split is None else f'split {split!r}'} has {counts[0]} patients with {label} and {counts[1]} without "
+        f"where it is known, but a direction needs {FEWEST_PATIENTS} of each: add labelled patients or choose another split"
+    )
 
 
 def random_direction(codes: Codes, like: Direction, seed: int = 0) -> Direction:
@@ -247,7 +255,9 @@ def _columns(table: pd.DataFrame, names) -> np.ndarray:
 def _folds(y: np.ndarray, patients: np.ndarray, folds: int, seed: int) -> tuple[np.ndarray, int]:
     """Fold number of every slice; a patient is in one fold only; not more folds than patients with either class."""
     folds = min([folds] + [len(np.unique(patients[y == value])) for value in (0, 1)])
-    held_out = np.empty(len(y), dtype=int)
+    held_out = np.zeros(len(y), dtype=int)
+    if folds < 2:  # a fold of large patients may leave a single one of a class
+        return held_out, folds
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     for fold, (_, valid) in enumerate(splitter.split(y, y, patients)):
         held_out[valid] = fold

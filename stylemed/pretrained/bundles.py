@@ -174,11 +174,12 @@ def release(
     return load(out)
 
 
-def _card(out: Path, generator: Generator, names, data, licence, hours, command) -> str:
+def facts(generator: Generator, data: str, licence: str, hours: float | None = None) -> dict[str, str]:
+    """What a card says of a generator, by name; data, licence, hours: as `release` takes them."""
     its = generator.provenance
     windows = ", ".join(f"{name} [{lo:g}, {hi:g}]" for name, (lo, hi) in its.windows.items())
     side, frame = generator.resolution, its.frame or "unknown"
-    facts = {
+    return {
         "Draws": f"{side} × {side} slices, frame {frame}, window {windows or 'unknown'}",
         "Learned from": f"{data}; {len(its.patients)} patients, store {its.store}",
         "Seen": f"{(its.nimg or 0) / 1000:.0f} thousand images in its last run, seed {its.seed}"
@@ -186,11 +187,19 @@ def _card(out: Path, generator: Generator, names, data, licence, hours, command)
         "Licence": licence,
         "Weights": f"generator {its.digest}, stylemed {its.version}",
     }
-    lines = [f"# {out.name}", "", *(f"- **{name}**: {value}" for name, value in facts.items()), "", f"{NOT_FOR}", ""]
+
+
+def last_distances(file: Path) -> list[str]:
+    """Lines of a Markdown table: what was measured last of a training, by its `distances.csv`."""
+    last = pd.read_csv(file).iloc[-1].dropna()
+    return ["| what | value |", "|---|---|", *(f"| {name} | {value:.3g} |" for name, value in last.items())]
+
+
+def _card(out: Path, generator: Generator, names, data, licence, hours, command) -> str:
+    told = facts(generator, data, licence, hours)
+    lines = [f"# {out.name}", "", *(f"- **{name}**: {value}" for name, value in told.items()), "", f"{NOT_FOR}", ""]
     if (out / "distances.csv").is_file():
-        last = pd.read_csv(out / "distances.csv").iloc[-1].dropna()
-        lines += ["## Measured at the end", "", "| what | value |", "|---|---|"]
-        lines += [f"| {name} | {value:.3g} |" for name, value in last.items()] + [""]
+        lines += ["## Measured at the end", "", *last_distances(out / "distances.csv"), ""]
     lines += ["## Files", "", "| file | MB |", "|---|---|"]
     lines += [f"| {name} | {(out / name).stat().st_size / 1e6:.2f} |" for name in names]
     return "\n".join([*lines, "", *([f"Made by `{command}`."] if command else [])]) + "\n"

@@ -39,6 +39,7 @@ SEEN_AT = 64  # pixels: the U-Net's own resolution, at most
 MOST_TIMES = 6  # that a slice with a tumor is shown while another is shown once
 # Little of brightness and contrast: HU tell a cyst from a tumor, and a phase from another.
 VARIED = augment.Ranges(brightness=0.02, contrast=0.03)
+FEWEST_PATIENTS = 3  # to learn from
 HELD = 0.2  # of the patients: they fix the threshold
 
 
@@ -194,10 +195,10 @@ class ReaderTrainer:
         self.reader, self.split = reader, reader.split if rows is None else None
         rows = store.select(reader.split) if rows is None else np.asarray(rows)
         table = store.slices.iloc[rows]
-        if table["patient"].nunique() < 3:
+        if table["patient"].nunique() < FEWEST_PATIENTS:
             raise BadInput(
                 f"{store.path} has {table['patient'].nunique()} patients for a {reader.kind} to learn from, which needs "
-                f"at least 3; give more of them the split {reader.split}."
+                f"at least {FEWEST_PATIENTS}; give more of them the split {reader.split}."
             )
         strata = list(patients_by_tumors(table, seed).values())
         held = [name for names in strata for name in names[: _held_back(len(names))]] or strata[0][:1]

@@ -260,6 +260,6 @@ def test_makefile_only_calls(root):
         assert answer.returncode == 0, answer.stderr
         if target == "book":
             assert [line.split(" -m ")[1] for line in answer.stdout.splitlines()] == [
-                "stylemed book run --profile cpu",
-                "stylemed book html --profile cpu",
+                "stylemed book run --profile cpu --data ''",
+                "stylemed book html --profile cpu --data ''",
             ]

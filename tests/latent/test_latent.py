@@ -255,6 +255,13 @@ def test_a_choice_on_some_slices_takes_whole_patients(monkeypatch):
     assert direction.vector @ truth > 0.9 and direction.cv["slices"] == 320
 
 
+def test_three_patients_in_two_folds_are_enough():
+    """One fold then leaves a single patient to learn from, on whom nothing can be chosen."""
+    codes, _ = planted(3)
+    cv = find_direction(codes, folds=2).cv
+    assert (cv["patients"], cv["folds"]) == (3, 2) and 0 <= cv["auc"] <= 1
+
+
 def test_impossible_requests_are_one_sentence():
     codes, _ = planted(6)
     one_class = codes.select(codes.find(tumor=True))

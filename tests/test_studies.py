@@ -14,7 +14,7 @@ from stylemed.errors import BadInput
 from stylemed.latent import Direction
 from stylemed.networks import Encoder, Generator
 from stylemed.provenance import Provenance
-from stylemed.studies import Result, attribution, augmentation, edits, translation
+from stylemed.studies import Result, attribution, augmentation, classes, edits, translation
 from stylemed.studies.factors import run, separability
 
 
@@ -492,3 +492,42 @@ def test_augmentation_refuses_what_has_seen_test_patients(few_store, tmp_path):
     with pytest.raises(BadInput, match="differ in size"):
         augmentation.run(few_store, {}, grids={"alone": [(1, 1)], "beside": []}, **how)
     assert not list(tmp_path.iterdir())
+
+
+class Short(Eye):
+    """A judge that overlooks tumors in livers of 8 pixels, as in 2 of the 5 patients of `test`."""
+
+    def findings(self, images):
+        found = super().findings(images)
+        seen = found.table["tumor"] * (found.table["liver_px"] != 64)
+        return replace(found, table=found.table.assign(tumor=seen, tumor_score=seen + 0.01 * found.table["height"]))
+
+
+def test_a_set_of_a_class_is_measured_beside_slices_that_the_judge_reads_too(few_store):
+    people = pipeline_of(few_store, ["p00"])
+    parts = people.generator, people.labeller, Short("judge"), {"axis": axis(0, 0.5)}
+    result = classes.run(few_store, *parts, count=60, psi=1.0, progress=False)
+    tables = result.tables
+    told = tables["agreement"].set_index(["way", "asked"])
+    for way in ("coarse", "direction, axis"):
+        assert (told.loc[(way, "none"), "value"], told.loc[(way, "none"), "corrected"]) == (1, 1)
+        tumor = told.loc[(way, "tumor")]
+        assert 0.3 < tumor["low"] < tumor["value"] < tumor["high"] < 1 and tumor["images"] == 30
+        assert tumor["corrected"] == pytest.approx(min(1, tumor["value"] / 0.6))  # 3 of 5 patients are read right
+        assert told.loc[(way, "tumor or none"), "value"] == pytest.approx(0.5 + tumor["value"] / 2)
+    assert told.loc[(classes.SLICES, "tumor"), "value"] == pytest.approx(0.6)
+    assert told.loc[(classes.SLICES, "tumor"), "corrected"] == pytest.approx(1)
+    made = tables["made"].set_index(["way", "asked"])
+    assert (made["images"] == 30).all() and (made[["read", "read with tumor", "read without"]] == [60, 30, 30]).all(
+        None
+    )
+    assert (
+        made.loc[("coarse", "tumor"), "draws an image"] > made.loc[("direction, axis", "tumor"), "draws an image"] >= 1
+    )
+    outlines = tables["outlines"].set_index(["way", "what"])["value"]
+    assert (outlines.xs("tumor as written, pixels, median", level="what") == 9).all()
+    assert (outlines.xs("tumor, Dice", level="what") == 1).all()
+    spread = tables["spread"].set_index(["way", "asked", "what"])["value"]
+    assert spread["coarse", "tumor", "nearest train slice, least"] < 1e-3 < spread["coarse", "none", "recall"]
+    with pytest.raises(BadInput, match="labeller has a part in making the images"):
+        classes.run(few_store, *parts[:2], Eye("labeller"), {}, progress=False)

@@ -344,7 +344,7 @@ def generate(
     by: Annotated[
         str | None,
         typer.Option(
-            help="With a labeller: coarse (styles of a latent of the class) or direction (the walk). "
+            help="With a labeller: coarse (styles of a latent of the class), direction (the walk) or guided (each image edited). "
             "Default: direction where one is given.",
             show_default=False,
         ),

@@ -15,6 +15,7 @@ from stylemed.cli.options import (
     MaybeJudge,
     OfEncoder,
     OfGenerator,
+    Psi,
     Result,
     Seed,
     Split,
@@ -279,6 +280,47 @@ def edits_command(
         steps=steps,
         guided=guided,
         work=work,
+        seed=seed,
+    )
+    _write(found, out)
+
+
+@study.command("classes")
+def classes_command(
+    store: Store,
+    generator: OfGenerator,
+    labeller: Annotated[str, typer.Option(metavar="RUN", help="Labeller that accepts and outlines the images.")],
+    judge: Annotated[str, typer.Option(metavar="RUN", help="Judge that measures.")],
+    out: Result,
+    direction: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE", help="A direction and what to call it; repeat for several.", show_default=False
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option(help="Images by each way, half of them with tumor.", min=8)] = 500,
+    guided: Annotated[int, typer.Option(help="Images that the labeller guides, each its own way; 0: none.", min=0)] = 0,
+    steps: Annotated[int, typer.Option(help="Of each guided edit.", min=1)] = 50,
+    psi: Psi = 0.7,
+    seed: Seed = 0,
+) -> None:
+    """Data sets with and without tumors by each way of making them: does a judge agree, and how much do they vary?"""
+    from stylemed import pretrained
+    from stylemed.data.store import SliceStore
+    from stylemed.latent.direction import Direction
+    from stylemed.studies.classes import run
+
+    directions = named(direction or [], "direction", "FILE", "file")
+    found = run(
+        SliceStore.open(store),
+        pretrained.generator(generator)[0],
+        pretrained.labeller(labeller),
+        pretrained.judge(judge),
+        {name: Direction.load(path) for name, path in directions.items()},
+        count=count,
+        guided=guided,
+        steps=steps,
+        psi=psi,
         seed=seed,
     )
     _write(found, out)

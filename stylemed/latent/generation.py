@@ -1,6 +1,7 @@
 """Images of a class: styles to begin with, drawn at random or found by the encoder, and the walk from each of them.
 
-Or a whole data set of a class, as the paper makes it: by the coarse styles of a latent of that class, or by the walk.
+Or a whole data set of a class, as the paper makes it: by the coarse styles of a latent of that class, or by the walk. Beyond the
+paper: by an edit that the labeller guides.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from stylemed.errors import BadInput
 from stylemed.files import atomic, digest_of_weights
 from stylemed.latent.codes import Codes
 from stylemed.latent.direction import Direction, labels_of, traverse, walk
+from stylemed.latent.guided import guided_edit
 from stylemed.latent.mixing import mix, synthesize
 from stylemed.provenance import Provenance, belong_together
 
@@ -25,6 +27,9 @@ BATCH = 64  # candidates at a time
 FIND = "find the direction on codes of this generator (stylemed encode, direction)"
 READ = ("tumor", "modality_mr", "kernel_sharp")  # classes that a labeller tells
 TRIES = 100  # candidates for each image that is asked for, at most
+FEW = 16  # candidates at a time where each takes an edit
+ROOM = 0.01  # share of the image that a liver needs to hold an added tumor
+WAYS = ("coarse", "direction", "guided")
 
 
 @torch.no_grad()
@@ -106,15 +111,18 @@ class ClassImages:
     """N images that were accepted, N = all that were asked for, those with the class first.
 
     images [N, C, R, R] about [-1, 1]; w_plus [N, L, latent]; labels uint8 [N, R, R] (1 liver, 2 tumor): the labeller's outlines;
-    table: a row each: class (1 with, 0 without), label, by, seed and draw (which of BATCH `random_styles` of it), source (the slice
-    in their place), class_source (what gave the coarse styles), step and score of a walk, tumor_labels (unknown where the
-    outlines contradict a class of tumors), modality_mr, phase and tumor_score as the labeller reads them.
+    table: a row each: class (1 with, 0 without), label, by, seed and draw (which of BATCH `random_styles` of it, guided: of FEW),
+    source (the slice in their place), class_source (what gave the coarse styles), step and score of a walk, asked_x and asked_y
+    (centre in pixels of the tumor that a guided edit added or took out; none where nothing was asked), tumor_labels (unknown where
+    the outlines contradict a class of tumors), modality_mr, phase and tumor_score as the labeller reads them.
+    tally: for each class the styles drawn, the candidates that were read, and those that were accepted, the last ones included.
     """
 
     images: torch.Tensor
     w_plus: torch.Tensor
     labels: np.ndarray
     table: pd.DataFrame
+    tally: pd.DataFrame
 
 
 def class_images(
@@ -128,6 +136,7 @@ def class_images(
     direction: Direction | None = None,
     codes: Codes | None = None,
     margin: float = 1.0,
+    steps: int = 50,
     modality: str | None = None,
     psi: float = 0.7,
     seed: int = 0,
@@ -140,7 +149,9 @@ def class_images(
     (head and outline have to agree), modality_mr or kernel_sharp.
     by="direction": the walk from random styles (or from codes of `train`) to `margin` steps beyond the boundary of the latent
     classifier, which alone decides how far and whether.
-    In both an image needs a liver, or it would be no slice of a liver data set, and with `modality` the labeller has to read this
+    by="guided": random styles after `steps` steps of `guided_edit`: a tumor is added to each at a random place of its liver, or
+    taken out where the labeller sees one, and the labeller has to agree. Tumors only, and no codes.
+    In all an image needs a liver, or it would be no slice of a liver data set, and with `modality` the labeller has to read this
     one: fine styles that are drawn at random may be those of another. BadInput for parts that do not belong together,
     and where after TRIES candidates for each image there are too few.
     """
@@ -158,8 +169,14 @@ def class_images(
             belong_together(
                 codes.provenance, direction.provenance, names=(names[2], names[1]), same_store=False, cure=FIND
             )
-    elif by != "coarse":
-        raise BadInput(f"Images of a class are made by coarse (styles) or by direction, not by {by}.")
+    elif by not in WAYS:
+        raise BadInput(f"Images of a class are made by {', '.join(WAYS)}, not by {by}.")
+    elif by == "guided" and (label != "tumor" or codes is not None):
+        raise BadInput("A guided edit adds and removes tumors in random styles; leave out other classes and codes.")
+    elif by == "guided" and not generator.provenance.windows:
+        raise BadInput(
+            f"{names[0]} does not say the window of its images, so no change can be told in HU; export it anew."
+        )
     elif label not in READ:
         raise BadInput(f"The labeller does not tell {label}; it tells {', '.join(READ)}. Others take a direction.")
     parts = []
@@ -167,8 +184,10 @@ def class_images(
         rng = np.random.default_rng([seed, wanted])
         if by == "coarse":
             candidates = _with_coarse_styles(generator, labeller, label, wanted, codes, psi, rng)
-        else:
+        elif by == "direction":
             candidates = _walked(generator, direction, wanted, codes, margin, psi, rng)
+        else:
+            candidates = _edited(generator, labeller, wanted, steps, psi, rng)
         if share:
             parts.append(_accepted(generator, labeller, candidates, share, label, wanted, by, modality))
     return _joined(parts)
@@ -229,8 +248,8 @@ def _codes_of(made: ClassImages, table: pd.DataFrame, generator) -> Codes:
 
 def _with_coarse_styles(
     generator, labeller, label, wanted, codes, psi, rng
-) -> Iterator[tuple[torch.Tensor, pd.DataFrame]]:
-    """Endless candidates: random styles, the coarse ones from latents of the class."""
+) -> Iterator[tuple[int, torch.Tensor, pd.DataFrame]]:
+    """Styles drawn and the candidates made of them, endlessly: random styles, the coarse ones from latents of the class."""
     known = None
     if codes is not None:
         known = np.intersect1d(codes.find("train"), np.flatnonzero(labels_of(codes.table, label) == wanted))
@@ -249,11 +268,11 @@ def _with_coarse_styles(
         seed = int(rng.integers(2**31))
         rest = random_styles(generator, BATCH, psi, seed)[: len(coarse)]
         told = {"seed": seed, "draw": np.arange(len(coarse)), "class_source": sources}
-        yield mix(rest, coarse, "coarse"), pd.DataFrame(told)
+        yield BATCH, mix(rest, coarse, "coarse"), pd.DataFrame(told)
 
 
-def _walked(generator, direction, wanted, codes, margin, psi, rng) -> Iterator[tuple[torch.Tensor, pd.DataFrame]]:
-    """Endless candidates: styles walked until the latent classifier is sure of the class, not at all where it is already."""
+def _walked(generator, direction, wanted, codes, margin, psi, rng) -> Iterator[tuple[int, torch.Tensor, pd.DataFrame]]:
+    """Styles drawn and the candidates made of them, endlessly: walked until the latent classifier is sure of the class."""
     known = None if codes is None else codes.find("train")
     if known is not None and not len(known):
         raise BadInput("The codes hold no slice of train to walk from.")
@@ -269,31 +288,54 @@ def _walked(generator, direction, wanted, codes, margin, psi, rng) -> Iterator[t
         moved = walk(styles, direction, length[:, None])[:, 0]
         told |= {"step": length, "score": direction.score(moved)}
         sure = side * told["score"] > 0
-        yield moved[sure], pd.DataFrame(told)[sure]
+        yield BATCH, moved[sure], pd.DataFrame(told)[sure]
+
+
+def _edited(generator, labeller, wanted, steps, psi, rng) -> Iterator[tuple[int, torch.Tensor, pd.DataFrame]]:
+    """Styles drawn and the candidates made of them, endlessly: random styles, edited towards the class."""
+    lo, hi = next(iter(generator.provenance.windows.values()))
+    while True:
+        seed = int(rng.integers(2**31))
+        drawn = random_styles(generator, FEW, psi, seed)
+        found = labeller.findings(synthesize(generator, drawn))
+        room = (found.masks >= 2).mean(axis=(1, 2)) >= ROOM
+        edit = room if wanted else room & ~_agrees(found, "tumor", 0)
+        styles, centres = drawn.numpy().copy(), np.full((FEW, 2), np.nan)
+        if edit.any():
+            how = dict(per_unit=(hi - lo) / 2, steps=steps, seed=seed, progress=False)
+            edited = guided_edit(generator, labeller, styles[edit], wanted, **how)
+            styles[edit], centres[edit] = edited.w_plus, [_centre(mask) for mask in edited.asked]
+        told = {"seed": seed, "draw": np.arange(FEW), "asked_x": centres[:, 0], "asked_y": centres[:, 1]}
+        yield FEW, torch.as_tensor(styles[room]), pd.DataFrame(told)[room]
+
+
+def _centre(mask: np.ndarray) -> tuple[float, float]:
+    """(x, y) of a mask [R, R] in pixels, NaN where it is empty."""
+    y, x = np.nonzero(mask)
+    return (x.mean(), y.mean()) if len(x) else (np.nan, np.nan)
 
 
 def _accepted(generator, labeller, candidates, count, label, wanted, by, modality) -> ClassImages:
     """The first `count` candidates that are accepted."""
-    parts, have, tried = [], 0, 0
-    for w_plus, told in candidates:
-        images = synthesize(generator, w_plus)
-        tried += BATCH
-        if len(images):
+    parts, have, tried, read = [], 0, 0, 0
+    for drawn, w_plus, told in candidates:
+        tried, read = tried + drawn, read + len(w_plus)
+        if len(w_plus):
+            images = synthesize(generator, w_plus)
             found = labeller.findings(images)
             agrees = _agrees(found, label, wanted)
             fits = (found.table["liver_px"] > 0).to_numpy() & (agrees | (by == "direction"))
             if modality is not None:
                 fits &= (found.table["modality_mr"] > 0.5).to_numpy() == (modality == "MR")
             keep = np.flatnonzero(fits)
-            read = found.table.iloc[keep][["modality_mr", "phase", "tumor_score"]].reset_index(drop=True)
-            table = pd.concat([told.iloc[keep].reset_index(drop=True), read], axis=1)
+            its = found.table.iloc[keep][["modality_mr", "phase", "tumor_score"]].reset_index(drop=True)
+            table = pd.concat([told.iloc[keep].reset_index(drop=True), its], axis=1)
             doubtful = (label == "tumor") & ~agrees[keep]
             table = table.assign(by=by, label=label, tumor_labels=np.where(doubtful, "unknown", "known"))
             table["class"] = wanted
             masks = found.masks[keep]
-            parts.append(
-                ClassImages(images[keep], w_plus[keep], np.where(masks >= 2, masks - 1, 0).astype(np.uint8), table)
-            )
+            labels = np.where(masks >= 2, masks - 1, 0).astype(np.uint8)
+            parts.append(ClassImages(images[keep], w_plus[keep], labels, table, pd.DataFrame()))
             have += len(keep)
         if have >= count:
             break
@@ -302,7 +344,9 @@ def _accepted(generator, labeller, candidates, count, label, wanted, by, modalit
                 f"Only {have} of {count} images {'with' if wanted else 'without'} {label} were accepted among {tried}; "
                 "ask for fewer, or for another class."
             )
-    return _joined(parts, count)
+    made = _joined(parts, count)
+    made.tally = pd.DataFrame([{"class": wanted, "drawn": tried, "candidates": read, "accepted": have}])
+    return made
 
 
 def _joined(parts: list[ClassImages], most: int | None = None) -> ClassImages:
@@ -312,6 +356,7 @@ def _joined(parts: list[ClassImages], most: int | None = None) -> ClassImages:
         torch.cat([part.w_plus for part in parts])[:most],
         np.concatenate([part.labels for part in parts])[:most],
         pd.concat([part.table for part in parts], ignore_index=True)[:most],
+        pd.concat([part.tally for part in parts], ignore_index=True),
     )
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from stylemed import pretrained
 from stylemed.data import SliceStore, Window, prepare
 from stylemed.errors import BadInput
 from stylemed.latent import Codes, Direction
@@ -132,3 +133,17 @@ def test_what_cannot_be_made_is_said(monkeypatch, tmp_path):
     made = class_images(Simple(), Bright(), 2, psi=1.0)
     with pytest.raises(BadInput, match="does not say the window"):
         write_class_images(tmp_path / "made", made, {}, Simple())
+
+
+def test_a_guided_set_has_tumors_where_they_were_asked_for(monkeypatch):
+    monkeypatch.setattr("stylemed.latent.generation.FEW", 3)
+    generator, labeller = pretrained.generator("phantom-64")[0], pretrained.labeller("phantom-64")
+    made = class_images(generator, labeller, 4, by="guided", steps=30)
+    assert made.table["class"].tolist() == [1, 1, 0, 0] and set(made.table["by"]) == {"guided"}
+    assert ((made.labels == 2).any(axis=(1, 2)) == made.table["class"]).all()
+    for labels, row in zip(made.labels[:2], made.table.itertuples(), strict=False):
+        assert labels[round(row.asked_y), round(row.asked_x)] == 2
+    moved = made.w_plus[0] - random_styles(generator, 3, 0.7, int(made.table["seed"][0]))[int(made.table["draw"][0])]
+    assert moved.abs().max() > 0.1 and (made.tally["accepted"] <= made.tally["drawn"]).all()
+    with pytest.raises(BadInput, match="leave out other classes and codes"):
+        class_images(generator, labeller, 2, "kernel_sharp", by="guided")

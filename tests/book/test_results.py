@@ -51,8 +51,12 @@ def test_the_intro_says_what_the_study_of_edits_found():
     better = {way: chance["p"][way] < 0.05 for way in ("add", "remove")}
     assert better == {"add": False, "remove": True}  # "removing works better than chance, adding has not been shown"
 
-    own_way = Result.load(ROOT / "book" / "results" / "guided-phantom-64.json").tables["effects"].set_index(["way", "what"])
-    add, remove = (own_way.loc[(way, "changed"), ["value", "low", "high"]].astype(float) * 100 for way in ("add", "remove"))
+    own_way = (
+        Result.load(ROOT / "book" / "results" / "guided-phantom-64.json").tables["effects"].set_index(["way", "what"])
+    )
+    add, remove = (
+        own_way.loc[(way, "changed"), ["value", "low", "high"]].astype(float) * 100 for way in ("add", "remove")
+    )
     worst = {what: own_way.xs(what, level="what")["value"].max() for what in ("outside_hu", "rest_hu")}
     for text in (
         "was asked for in {:.0f} % ({:.0f} to {:.0f} %)".format(*add),

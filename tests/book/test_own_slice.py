@@ -286,7 +286,7 @@ def test_a_slice_is_encoded_edited_and_saved(page, bundle, phantom, tab, tmp_pat
     np.testing.assert_allclose(numbers(tab, "player.last.b"), numbers(tab, "own.last.rebuilt"), atol=1e-6)
 
     tab.send("Emulation.setDeviceMetricsOverride", width=390, height=900, deviceScaleFactor=1, mobile=True)
-    assert tab.run("document.documentElement.scrollWidth <= 390")
+    tab.until("innerWidth === 390 && document.documentElement.scrollWidth <= innerWidth", 10)
 
     # What is no slice is refused in one sentence, and what was there stays.
     colour, deep, broken = (tmp_path / f"{name}.png" for name in ("colour", "deep", "broken"))

@@ -8,7 +8,12 @@ import subprocess
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.request import urlopen
+
+import numpy as np
+
+from stylemed.provenance import Provenance
 
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
 --disable-component-update --disable-sync --disable-dev-shm-usage --remote-debugging-port=0 --remote-allow-origins=*""".split()
@@ -148,6 +153,17 @@ def play_page(site: Path) -> Path:
     page = site / "book" / "play.html"
     page.write_text(raw_page("play.md"))
     return page
+
+
+def ramps() -> SimpleNamespace:
+    """What a player takes of a slice store: thirty slices, all of them one ramp from black to white."""
+    return SimpleNamespace(
+        path="store",
+        provenance=Provenance(),
+        select=lambda split=None: np.arange(30),
+        learned_from=lambda rows: Provenance(),
+        images=lambda rows: np.linspace(-1, 1, 64, dtype=np.float32) * np.ones((len(rows), 1, 64, 1), np.float32),
+    )
 
 
 def raw_page(source: str) -> str:

@@ -37,6 +37,10 @@ Changes = Annotated[
         show_default=False,
     ),
 ]
+Directions = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=FILE", help="A direction and what to call it; repeat for several.", show_default=False),
+]
 Steps = Annotated[int, typer.Option(help="Of descent from the encoder's answers; 0: the answers as they are.", min=0)]
 Result = Annotated[Path, typer.Option(help="JSON file to write.")]
 Picture = Annotated[Path, typer.Option("--out", help="PNG or PDF file to write.")]

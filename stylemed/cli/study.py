@@ -11,6 +11,7 @@ import typer
 from stylemed.cli.options import (
     Changes,
     Count,
+    Directions,
     Drawn,
     MaybeJudge,
     OfEncoder,
@@ -231,12 +232,7 @@ def edits_command(
     judge: Annotated[str, typer.Option(metavar="RUN", help="Judge that measures, on test.")],
     out: Result,
     work: Annotated[Path, typer.Option(help="Folder that keeps what is done, so that the same line goes on.")],
-    direction: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=FILE", help="A direction and what to call it; repeat for several.", show_default=False
-        ),
-    ] = None,
+    direction: Directions = None,
     guided: Annotated[
         int, typer.Option(help="Steps of an edit that the labeller guides for each slice; 0: none.", min=0)
     ] = 0,
@@ -259,18 +255,16 @@ def edits_command(
     """Adding and removing tumors by walks: how often a judge agrees, what else changes, and the error against twins."""
     from stylemed import pretrained
     from stylemed.data.store import SliceStore
-    from stylemed.latent.direction import Direction
     from stylemed.latent.mixing import LEVELS
     from stylemed.studies.edits import run
 
-    directions = named(direction or [], "direction", "FILE", "file")
     found = run(
         SliceStore.open(store),
         pretrained.generator(generator)[0],
         pretrained.encoder(encoder)[0],
         pretrained.labeller(labeller),
         pretrained.judge(judge),
-        {name: Direction.load(path) for name, path in directions.items()},
+        _loaded(direction),
         second=None if second_judge is None else pretrained.judge(second_judge),
         levels=tuple(level or ("all", *LEVELS)),
         count=count,
@@ -292,12 +286,7 @@ def classes_command(
     labeller: Annotated[str, typer.Option(metavar="RUN", help="Labeller that accepts and outlines the images.")],
     judge: Annotated[str, typer.Option(metavar="RUN", help="Judge that measures.")],
     out: Result,
-    direction: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=FILE", help="A direction and what to call it; repeat for several.", show_default=False
-        ),
-    ] = None,
+    direction: Directions = None,
     count: Annotated[int, typer.Option(help="Images by each way, half of them with tumor.", min=8)] = 500,
     guided: Annotated[int, typer.Option(help="Images that the labeller guides, each its own way; 0: none.", min=0)] = 0,
     steps: Annotated[int, typer.Option(help="Of each guided edit.", min=1)] = 50,
@@ -307,16 +296,14 @@ def classes_command(
     """Data sets with and without tumors by each way of making them: does a judge agree, and how much do they vary?"""
     from stylemed import pretrained
     from stylemed.data.store import SliceStore
-    from stylemed.latent.direction import Direction
     from stylemed.studies.classes import run
 
-    directions = named(direction or [], "direction", "FILE", "file")
     found = run(
         SliceStore.open(store),
         pretrained.generator(generator)[0],
         pretrained.labeller(labeller),
         pretrained.judge(judge),
-        {name: Direction.load(path) for name, path in directions.items()},
+        _loaded(direction),
         count=count,
         guided=guided,
         steps=steps,
@@ -402,6 +389,13 @@ def augmentation_command(
         seed=seed,
     )
     _write(found, out)
+
+
+def _loaded(directions: list[str] | None) -> dict:
+    """The directions of the option `--direction NAME=FILE`, by name."""
+    from stylemed.latent.direction import Direction
+
+    return {name: Direction.load(path) for name, path in named(directions, "direction", "FILE", "file").items()}
 
 
 def _write(found, out: Path) -> None:

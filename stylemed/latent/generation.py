@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from stylemed.data.store import Window
 from stylemed.data.volumes import write_pair
 from stylemed.errors import BadInput
 from stylemed.files import atomic, digest_of_weights
@@ -293,7 +294,7 @@ def _walked(generator, direction, wanted, codes, margin, psi, rng) -> Iterator[t
 
 def _edited(generator, labeller, wanted, steps, psi, rng) -> Iterator[tuple[int, torch.Tensor, pd.DataFrame]]:
     """Styles drawn and the candidates made of them, endlessly: random styles, edited towards the class."""
-    lo, hi = next(iter(generator.provenance.windows.values()))
+    window = Window(*next(iter(generator.provenance.windows.values())))
     while True:
         seed = int(rng.integers(2**31))
         drawn = random_styles(generator, FEW, psi, seed)
@@ -302,7 +303,7 @@ def _edited(generator, labeller, wanted, steps, psi, rng) -> Iterator[tuple[int,
         edit = room if wanted else room & ~_agrees(found, "tumor", 0)
         styles, centres = drawn.numpy().copy(), np.full((FEW, 2), np.nan)
         if edit.any():
-            how = dict(per_unit=(hi - lo) / 2, steps=steps, seed=seed, progress=False)
+            how = dict(per_unit=window.per_unit, steps=steps, seed=seed, progress=False)
             edited = guided_edit(generator, labeller, styles[edit], wanted, **how)
             styles[edit], centres[edit] = edited.w_plus, [_centre(mask) for mask in edited.asked]
         told = {"seed": seed, "draw": np.arange(FEW), "asked_x": centres[:, 0], "asked_y": centres[:, 1]}

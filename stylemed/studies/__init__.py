@@ -99,13 +99,14 @@ def kept_table(path: Path, key: dict[str, Any], make: Callable[[], pd.DataFrame]
     return table
 
 
-def refuse_seen(name: str, artifact, store) -> None:
-    """BadInput where an artifact has learned from `test` patients of the store, by its provenance."""
-    test = store.learned_from(store.select("test"), "test")
-    known = getattr(artifact, "provenance", Provenance()).shared_patients(test)
+def refuse_seen(name: str, artifact, store, rows=None) -> None:
+    """BadInput where an artifact has learned from patients of these rows (None: of `test`), by its provenance."""
+    measured = store.learned_from(store.select("test") if rows is None else rows)
+    known = getattr(artifact, "provenance", Provenance()).shared_patients(measured)
     if known:
+        whose = "test patients" if rows is None else "patients"
         raise BadInput(
-            f"The {name} has learned from test patients of {store.path} ({', '.join(known[:3])}), so nothing can be measured "
+            f"The {name} has learned from {whose} of {store.path} ({', '.join(known[:3])}), so nothing can be measured "
             "on them with it; give one that has not."
         )
 

@@ -16,7 +16,7 @@ from stylemed.latent.codes import Codes
 from stylemed.latent.direction import find_direction, labels_of
 from stylemed.latent.inversion import codes_by
 from stylemed.statistics import patient_auc
-from stylemed.studies import Result, digests_of
+from stylemed.studies import Result, digests_of, refuse_seen
 
 CONFOUNDERS = {"liver area alone": "liver_px", "height alone": "z_mm"}
 COLUMNS = ("auc", "low", "high", "slices", "slices_with", "patients_with", "patients_without")
@@ -45,17 +45,12 @@ def run(
     BadInput where encoder or generator has learned from these patients, and where fewer than three have the class or have it not.
     """
     began = time.monotonic()
-    known = np.flatnonzero(
-        ~np.isnan(labels_of(store.slices, label)) & (store.slices["twin_of"].fillna("") == "").to_numpy()
-    )
+    known = store.select()
+    known = known[~np.isnan(labels_of(store.slices.iloc[known], label))]
     if not len(known):
         raise BadInput(f"{store.path} has no slice whose {label} is known; label some, or name another column.")
     for name, network in {"encoder": encoder, "generator": generator}.items():
-        seen = network.provenance.shared_patients(store.learned_from(known, "all"))
-        if seen:
-            raise BadInput(
-                f"The {name} has learned from {', '.join(seen[:3])}; give one that has not, or another store."
-            )
+        refuse_seen(name, network, store, known)
     ways = {"encoder": codes_by(store, generator, encoder, known, progress=progress)}
     if steps:
         ways[f"encoder and {steps} steps"] = codes_by(store, generator, encoder, known, steps=steps, progress=progress)

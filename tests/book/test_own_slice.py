@@ -4,13 +4,12 @@ import base64
 import json
 import re
 import struct
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from browser import ROOT, find, play_page
+from browser import ROOT, find, play_page, ramps
 from PIL import Image
 
 from stylemed import pretrained
@@ -22,7 +21,6 @@ from stylemed.data.store import Window
 from stylemed.data.volumes import read_case
 from stylemed.latent.direction import walk
 from stylemed.latent.mixing import layers_of, mix
-from stylemed.provenance import Provenance
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find() is None, reason="no Chromium")]
 RUNTIME = ROOT / "book" / "_static" / "vendor" / "onnxruntime" / "runtime.js"
@@ -160,15 +158,8 @@ def page(bundle, tmp_path_factory):
     pytest.importorskip("onnxscript")
     site = tmp_path_factory.mktemp("site")
     page = play_page(site)
-    store = SimpleNamespace(
-        path="store",
-        provenance=Provenance(),
-        select=lambda split=None: np.arange(30),
-        learned_from=lambda rows: Provenance(),
-        images=lambda rows: np.linspace(-1, 1, 64, dtype=np.float32) * np.ones((len(rows), 1, 64, 1), np.float32),
-    )
     direction = bundle.directions["tumor"]
-    write_parts(site / "_static" / "play", RUNTIME, bundle.generator, [direction], store, bundle.encoder)
+    write_parts(site / "_static" / "play", RUNTIME, bundle.generator, [direction], ramps(), bundle.encoder)
     return page
 
 

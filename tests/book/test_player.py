@@ -11,12 +11,11 @@ import math
 import re
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from browser import find, play_page, raw_page
+from browser import find, play_page, ramps, raw_page
 from scipy.stats import binomtest
 
 from stylemed.book import publishing
@@ -24,7 +23,6 @@ from stylemed.book.player import write_parts, write_player
 from stylemed.latent.direction import Direction, walk
 from stylemed.latent.mixing import mix
 from stylemed.networks import Generator
-from stylemed.provenance import Provenance
 
 STATIC = Path(__file__).resolve().parents[2] / "book" / "_static"
 RUNTIME = STATIC / "vendor" / "onnxruntime" / "runtime.js"
@@ -93,14 +91,7 @@ def page(generator, directions, tmp_path_factory):
     pytest.importorskip("onnxscript")
     site = tmp_path_factory.mktemp("site")
     page = play_page(site)
-    store = SimpleNamespace(
-        path="store",
-        provenance=Provenance(),
-        select=lambda split=None: np.arange(30),
-        learned_from=lambda rows: Provenance(),
-        images=lambda rows: np.linspace(-1, 1, 64, dtype=np.float32) * np.ones((len(rows), 1, 64, 1), np.float32),
-    )
-    write_parts(site / "_static" / "play", RUNTIME, generator, directions, store)
+    write_parts(site / "_static" / "play", RUNTIME, generator, directions, ramps())
     return page
 
 

@@ -126,6 +126,9 @@ def train_judge_command(
     store: Annotated[Path, typer.Option(help="Slice store; only its split judge is read.")],
     run: Annotated[Path, typer.Option(help="Run folder; made if needed, gone on with if it is there.")],
     kimg: Annotated[float, typer.Option(help="Slices to show in all, in thousands.")] = 60.0,
+    trunk: Annotated[
+        str, typer.Option(help="Its architecture: unet, or residual for a second judge of another one.")
+    ] = "unet",
     max_minutes: Minutes = None,
     seed: Seed = 0,
     folds: Annotated[
@@ -138,7 +141,7 @@ def train_judge_command(
     from stylemed.evaluation.judge import cross_validate
     from stylemed.training.reader import train_judge
 
-    settings = dict(kimg=kimg, max_minutes=max_minutes, seed=seed, device=device)
+    settings = dict(kimg=kimg, trunk=trunk, max_minutes=max_minutes, seed=seed, device=device)
     if folds is None:
         _trained(train_judge(SliceStore.open(store), run, **settings))
     else:

@@ -86,7 +86,7 @@ class Reader:
             )
         masks, rows = [], []
         for part in images.clamp(-1, 1).split(BATCH):
-            logits, heads = self.network(part.to(self.network.unet.final_conv.weight.device))
+            logits, heads = self.network(part.to(self.network.heads.weight.device))
             logits, heads = logits.cpu(), {name: head.cpu() for name, head in heads.items()}
             masks.append(logits.argmax(dim=1).to(torch.uint8).numpy())
             rows.append(self._rows(logits.softmax(dim=1), heads, masks[-1]))
@@ -152,6 +152,7 @@ class ReaderConfig(Intervals):
     """One training of a judge or a labeller."""
 
     width: int = 16
+    trunk: str = "unet"  # or "residual": ReaderNetwork
     batch: int = 16
     learning_rate: float = 2e-3
     kimg: float = 60.0  # the learning rate falls to nothing until then (half a cosine)
@@ -223,7 +224,8 @@ class ReaderTrainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_stream(seed, 0, "judge").initial_seed())
             fold = max(1, store.resolution // SEEN_AT)
-            self.network, self.averaged = ReaderNetwork(config.width, fold), ReaderNetwork(config.width, fold)
+            shape = (config.width, fold, config.trunk)
+            self.network, self.averaged = ReaderNetwork(*shape), ReaderNetwork(*shape)
         self.averaged.load_state_dict(self.network.state_dict())
         self.network.to(self.device)
         self.averaged.to(self.device).eval().requires_grad_(False)

@@ -107,6 +107,17 @@ def test_labeller_learns_from_train_and_is_no_judge(store, trained, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_judge_of_another_architecture_learns_and_comes_back(store, tmp_path):
+    run = train_judge(store, tmp_path / "run", replace(TINY, trunk="residual", kimg=1.0), progress=False)
+    log, judge = run.log(), Judge.load(run.path)
+    assert judge.network.config["trunk"] == "residual" and not hasattr(judge.network, "unet")
+    assert log["outlines"].iloc[-1] < 0.9 * log["outlines"].iloc[0]
+    assert judge.findings(store.images([0, 1])).masks.shape == (2, 32, 32)
+    with pytest.raises(BadInput, match="no trunk resnet of a reader; there are: unet, residual"):
+        train_judge(store, tmp_path / "other", replace(TINY, trunk="resnet"), progress=False)
+
+
+@pytest.mark.slow
 def test_patients_it_learned_from_are_refused_by_name(store, trained):
     judge = Judge.load(trained.path)
     with pytest.raises(

@@ -12,9 +12,10 @@ from painted import LATENT, LIVER, Eye, Finder, Painter, painted
 from stylemed.data import SliceStore
 from stylemed.errors import BadInput
 from stylemed.latent import Direction
+from stylemed.latent.direction import walk
 from stylemed.networks import Encoder, Generator
 from stylemed.provenance import Provenance
-from stylemed.studies import Result, attribution, augmentation, classes, edits, translation
+from stylemed.studies import Result, attribution, augmentation, classes, edits, few_patients, translation
 from stylemed.studies.factors import run, separability
 
 
@@ -348,7 +349,7 @@ def few_store():
 
 def test_slices_are_left_out_by_patient(few_store):
     names = [f"p{i:02d}" for i in range(8)]
-    kept = {ratio: augmentation.few_rows(few_store, names, ratio) for ratio in (1, 2, 4)}
+    kept = {ratio: few_patients.few_rows(few_store, names, ratio) for ratio in (1, 2, 4)}
     table = few_store.slices.assign(ill=few_store.slices["tumor_px"] > 0)
     for ratio, rows in kept.items():
         ill = table["ill"].iloc[rows]
@@ -362,26 +363,26 @@ def test_slices_are_left_out_by_patient(few_store):
     tumors = {ratio: set(rows[table["ill"].iloc[rows]]) for ratio, rows in kept.items()}
     assert tumors[4] < tumors[2] < tumors[1]
     with pytest.raises(BadInput, match="1 patients of store .* do not make 1 to 20"):
-        augmentation.few_rows(few_store, ["p07"], 20)
+        few_patients.few_rows(few_store, ["p07"], 20)
 
 
 def test_a_painted_disc_is_as_wide_and_as_dark_as_it_should_be_and_inside_the_liver():
     liver = np.zeros((40, 32, 32), bool)
     liver[:, 4:26, 6:28] = True
     images, rng = np.where(liver, 0.4, -1.0)[:, None], np.random.default_rng(0)
-    made = augmentation.paint_discs(images, liver, np.full(40, 6.0), np.full(40, -0.5), rng)[:, 0]
+    made = few_patients.paint_discs(images, liver, np.full(40, 6.0), np.full(40, -0.5), rng)[:, 0]
     assert (made[~liver] == -1).all() and made.min() == -1 and np.allclose(made[liver].min(), -0.1)
     half = ((made < 0.15) & liver).sum(axis=(1, 2))
     assert np.abs(half - np.pi * 9).max() < 4  # none was cut off at the liver's edge
     assert len({tuple(np.argwhere((made[i] < -0.05) & liver[i])[0]) for i in range(40)}) > 20
     labels = np.where(liver, 1, 0) + ((made < 0.15) & liver)
-    found = augmentation.tumors_of(made[:, None], labels)
+    found = few_patients.tumors_of(made[:, None], labels)
     assert found["across"].mean() == pytest.approx(6, abs=0.5) and found["contrast"].mean() == pytest.approx(
         -0.4, abs=0.1
     )
     thin = np.zeros((1, 32, 32), bool)
     thin[0, :2, :9] = True  # no room: at the edge of the image, and only within the liver
-    cut = augmentation.paint_discs(np.full((1, 1, 32, 32), 0.4), thin, [9.0], [-0.5], rng)[0, 0]
+    cut = few_patients.paint_discs(np.full((1, 1, 32, 32), 0.4), thin, [9.0], [-0.5], rng)[0, 0]
     assert (cut[~thin[0]] == np.float32(0.4)).all() and cut.min() < 0
 
 
@@ -434,14 +435,21 @@ class Linear:
         return self.model.decision_function(images.flatten(1).numpy())
 
 
+def asked_edit(generator, labeller, w_plus, wanted, *, radius, **how):
+    """Stands in for `guided_edit`: the walk far along the axis of tumors; radius: of the training tumors, 3 pixels across."""
+    assert wanted == 1 and how["per_unit"] == 175 and np.allclose(radius, 1.5, atol=0.5)
+    return SimpleNamespace(w_plus=walk(w_plus, axis(0, 0.5), np.full((len(w_plus), 1), 9.0))[:, 0])
+
+
 def test_augmentation_adds_what_each_arm_says_and_nothing_of_patients_held_out(few_store, tmp_path, monkeypatch):
     monkeypatch.setattr(augmentation, "train_classifier", Linear)
     monkeypatch.setattr(augmentation, "tumor_scores", Linear.score)
     monkeypatch.setattr(Linear, "shown", [])
+    monkeypatch.setattr(augmentation, "guided_edit", asked_edit)
     own = pipeline_of(few_store, ["p00", "p01", "p02", "p03"])
     judge = Eye()
     judge.findings = own.labeller.findings
-    how = dict(patients=4, ratio=3, curve=(2, 4, 9), seeds=2, steps=9, work=tmp_path, progress=False)
+    how = dict(patients=4, ratio=3, curve=(2, 4, 9), seeds=2, steps=9, descent=0, work=tmp_path, progress=False)
     how["grids"] = {"alone": ((1.0, 1.0), (9.0, 1.0)), "beside": ((1.0, 0.5), (1.0, 1.0))}
     result = augmentation.run(few_store, {"own": own}, judge, **how)
 
@@ -451,7 +459,7 @@ def test_augmentation_adds_what_each_arm_says_and_nothing_of_patients_held_out(f
     ill, real = told.loc["real", ["with tumor", "real"]]
     grid = result.tables["tuning"].assign(n=lambda t: t["with tumor"] + t["without"]).set_index(["arm", "share"])
     assert (told["real"].drop("more patients") == real).all() and told.loc["more patients", "patients"] == 8
-    for arm in ("oversampled", "painted", "coarse, own", "direction, own", "walked, own"):
+    for arm in ("oversampled", "painted", "coarse, own", "direction, own", "walked, own", "guided, own"):
         full, half = grid.loc[(arm, 1.0)], grid.loc[(arm, 0.5)]
         assert full["with tumor"] == full["without"] == real - ill and half["with tumor"] == ill + (real - 2 * ill) // 2
     for arm in ("duplicated", "generated, own"):
@@ -460,19 +468,19 @@ def test_augmentation_adds_what_each_arm_says_and_nothing_of_patients_held_out(f
     assert (told.loc[told["pipeline"] == "own", "labelled alike"] == 1).all()
     assert (result.tables["tuning"].groupby("arm")["chosen"].sum() == 1).all()
 
-    few = augmentation._Few(few_store, [f"p{i:02d}" for i in range(4)], 3, "CT", 0)
+    few = few_patients.Few(few_store, [f"p{i:02d}" for i in range(4)], 3, "CT", 0)
     for arm in (*augmentation.REAL, *augmentation.MADE):
-        pool = augmentation._Job(arm, arm, few, "own", own, 2.0).pool(1.0, {"p00", "p03"})
+        pool = augmentation._Job(arm, arm, few, "own", own, times=2.0).pool(1.0, {"p00", "p03"})
         assert set(pool.patients) <= {"p01", "p02", ""}, arm
 
     tables = result.tables
     arms = tables["arms"].query("what == 'AUC' and tumors != 'all'").set_index("arm")["value"]
-    assert len(arms) == 10 and (arms > 0.95).all()  # grey values tell these tumors
-    assert set(tables["curve"]["patients"]) == {2, 4} and len(tables["differences"]) == 9 * 4
+    assert len(arms) == 11 and (arms > 0.95).all()  # grey values tell these tumors
+    assert set(tables["curve"]["patients"]) == {2, 4} and len(tables["differences"]) == 10 * 4
     assert tables["test"]["slices"].tolist() == [15, 0, 25] and set(tables["agreement"]["arm"]) == set(told.index)
     trained = len(Linear.shown)
-    # 10 arms and one more point of the curve; two points of the grid by two folds, two seeds. Four patients: at most three folds.
-    assert trained <= 11 * (2 * 3 + 2)
+    # 11 arms and one more point of the curve; two points of the grid by two folds, two seeds. Four patients: at most three folds.
+    assert trained <= 12 * (2 * 3 + 2)
     again = augmentation.run(few_store, {"own": own}, judge, **how)
     assert len(Linear.shown) == trained
     for name, table in tables.items():

@@ -6,6 +6,7 @@ generator and labeller; it goes beyond the paper. The labeller is a party to the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,7 +45,7 @@ def guided_edit(
     *,
     per_unit: float,
     places=None,
-    radius: float = 3.0,
+    radius: float | Sequence[float] = 3.0,
     keep: float = 1.0,
     steps: int = 150,
     batch: int = 16,
@@ -57,7 +58,7 @@ def guided_edit(
         per_unit: HU in an image step of 1, as `Window.per_unit`.
         places: centres (x, y) [N, 2] of the tumors to add, in pixels from the upper left; None: drawn from `seed` within the liver
             that the labeller outlines, as far from its edge as it allows.
-        radius: of an added tumor, in pixels. A removed one has the labeller's outline.
+        radius: of an added tumor, in pixels, or of each [N]. A removed one has the labeller's outline.
         keep: weight of what else changes: mean absolute change of the rest of the liver, and of the body outside, in tens of HU.
         steps: of Adam for each slice.
 
@@ -74,6 +75,7 @@ def guided_edit(
     before = torch.as_tensor(synthesize(generator, w_plus), dtype=torch.float32)
     masks = labeller.findings(before).masks
     if wanted:
+        radius = np.broadcast_to(np.asarray(radius, dtype=float), len(w_plus))
         places = _drawn(masks, radius, seed) if places is None else _checked(places, before.shape)
         asked = _discs(places, radius, before.shape[-1]) & (masks >= LIVER)
     else:
@@ -129,12 +131,12 @@ def _descend(generator, labeller, v: Tensor, spread, aim: _Aim, steps: int, bar)
     return (v * std + mean).detach()
 
 
-def _drawn(masks: np.ndarray, radius: float, seed: int) -> np.ndarray:
+def _drawn(masks: np.ndarray, radii: np.ndarray, seed: int) -> np.ndarray:
     """A centre (x, y) for each image, in the liver, a radius and a pixel from its edge, or in its middle where it is too thin."""
     from scipy.ndimage import distance_transform_edt
 
     random, places = np.random.default_rng(seed), []
-    for liver in masks >= LIVER:
+    for liver, radius in zip(masks >= LIVER, radii, strict=True):
         depth = distance_transform_edt(liver)
         y, x = random.permutation(np.argwhere(depth >= min(radius + 1, depth.max())))[0]
         places.append((x, y))
@@ -150,6 +152,6 @@ def _checked(places, shape) -> np.ndarray:
     return places
 
 
-def _discs(places: np.ndarray, radius: float, side: int) -> np.ndarray:
+def _discs(places: np.ndarray, radii: np.ndarray, side: int) -> np.ndarray:
     y, x = np.mgrid[:side, :side]
-    return np.hypot(x - places[:, :1, None], y - places[:, 1:, None]) <= radius
+    return np.hypot(x - places[:, :1, None], y - places[:, 1:, None]) <= radii[:, None, None]

@@ -15,24 +15,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from scipy import ndimage
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm.auto import tqdm
 
-from stylemed.data.store import disc_across, largest_px
-from stylemed.data.truth import present, truth
 from stylemed.errors import BadInput
-from stylemed.evaluation.classification import LARGE, agreement, differences, drawn_numbers, in_words, worth
+from stylemed.evaluation.classification import agreement, differences, drawn_numbers, in_words, worth
 from stylemed.evaluation.judge import check_reader
-from stylemed.evaluation.variety import LEAST_LIVER
 from stylemed.latent.codes import encode_store
 from stylemed.latent.direction import steps_to, walk
 from stylemed.latent.generation import class_images
-from stylemed.latent.inversion import check_networks
+from stylemed.latent.guided import guided_edit
+from stylemed.latent.inversion import check_networks, codes_by
 from stylemed.latent.mixing import synthesize
 from stylemed.provenance import Provenance, belong_together
-from stylemed.statistics import auc_draws, chance
-from stylemed.studies import Result, digests_of, kept_table, refuse_seen
+from stylemed.statistics import auc_draws
+from stylemed.studies import Result, digests_of, kept_codes, kept_table, refuse_seen
+from stylemed.studies.few_patients import Few, Pool, TestSlices, paint_discs
 from stylemed.training.classifier import train_classifier, tumor_scores
 
 # Name of an arm -> what the classifier learns from.
@@ -48,10 +46,18 @@ MADE = {
     "coarse": "and generated ones with a tumor by coarse styles, until balanced",
     "direction": "and generated ones with a tumor by the walk, until balanced",
     "walked": "and tumor-free slices, encoded and walked to a tumor, until balanced",
+    "guided": "and such slices, each edited its own way to a tumor by the labeller, until balanced",
     "generated only": "generated images of both classes alone",
 }
 ARMS = REAL | MADE
-FOR_BALANCE = ("oversampled", "painted", "coarse", "direction", "walked")  # nothing to add where classes are balanced
+FOR_BALANCE = (
+    "oversampled",
+    "painted",
+    "coarse",
+    "direction",
+    "walked",
+    "guided",
+)  # nothing to add where classes are balanced
 # Learning rates and shares of the added images that take part: points of equal number for arms without and with added images.
 GRIDS = {
     "alone": ((1e-4, 1.0), (3e-4, 1.0), (1e-3, 1.0), (3e-3, 1.0)),
@@ -114,6 +120,8 @@ def run(
     times: float = 2.0,
     blocks: int = 1,
     margin: float = 1.0,
+    descent: int = 50,
+    edit_steps: int = 100,
     grids: Mapping = GRIDS,
     modality: str = "CT",
     work: str | Path,
@@ -130,6 +138,7 @@ def run(
         seeds: classifiers of each arm. steps: of each. blocks: of each stage of its ResNet.
         times: generated images of both classes for each real slice, at most; the grid decides on the share.
         margin: score of the latent classifier where walks end, in steps.
+        descent: steps from the encoder's answers, before slices are walked or edited. edit_steps: of `guided_edit`.
         grids: for arms "alone" and "beside" added images, points (learning rate, share) of equal number.
 
     Tables: test (slices by class), training (what each arm learned from, and what was chosen), tuning (the whole grid), arms (AUC
@@ -149,26 +158,27 @@ def run(
             f"{store.path} has {len(names)} patients of train with {modality}, not {patients}; ask for fewer."
         )
     how = dict(steps=steps, blocks=blocks)
-    settings = dict(patients=patients, ratio=ratio, seeds=seeds, **how, times=times, margin=margin, modality=modality)
+    make = dict(times=times, margin=margin, descent=descent, edit_steps=edit_steps)
+    settings = dict(patients=patients, ratio=ratio, seeds=seeds, **how, **make, modality=modality)
     settings |= {"grids": {name: [list(point) for point in grid] for name, grid in grids.items()}}
-    few = _Few(store, names[:patients], ratio, modality, seed)
-    test = _Test.of(store, modality)
+    few = Few(store, names[:patients], ratio, modality, seed)
+    test = TestSlices.of(store, modality)
     wanted = [arm for arm in ARMS if arm in {"real", *arms} and (few.missing or arm not in FOR_BALANCE)]
     counts = sorted({patients, *(n for n in curve if n <= len(names))})
     if len(names) < 2 * patients:
         wanted = [arm for arm in wanted if arm != "more patients"]
     settings |= {"curve": counts, "left out": [arm for arm in arms if arm not in wanted], "seed of draws": seed}
 
-    on_curve = [_Job(f"{n} patients", "real", _Few(store, names[:n], ratio, modality, seed)) for n in counts]
+    on_curve = [_Job(f"{n} patients", "real", Few(store, names[:n], ratio, modality, seed)) for n in counts]
     jobs = {"real": on_curve[counts.index(patients)]}
     for arm in wanted[1:]:
         if arm == "more patients":
-            jobs[arm] = _Job(arm, "real", _Few(store, names[: 2 * patients], ratio, modality, seed))
+            jobs[arm] = _Job(arm, "real", Few(store, names[: 2 * patients], ratio, modality, seed))
         elif arm in REAL:
             jobs[arm] = _Job(arm, arm, few, times=times)
         else:
             made = {f"{arm}, {name}": (name, pipeline) for name, pipeline in pipelines.items()}
-            jobs |= {name: _Job(name, arm, few, *whose, times, margin) for name, whose in made.items()}
+            jobs |= {name: _Job(name, arm, few, *whose, Path(work), **make) for name, whose in made.items()}
     for job in tqdm([*on_curve, *jobs.values()], desc="arms", disable=not progress):
         job.train(test, Path(work), grids, seeds, how, seed)
 
@@ -191,32 +201,6 @@ def run(
         tables["agreement"] = agreement(read, {name: job.scores for name, job in jobs.items()}, *true)
     minutes = (time.monotonic() - began) / 60
     return Result("augmentation", tables, str(store.digest), made_from, seed, settings, minutes)
-
-
-def few_rows(store, patients, ratio: float, modality: str = "CT", seed: int = 0) -> np.ndarray:
-    """Rows of these patients' `train` slices, with `ratio` tumor-free ones for each with a tumor.
-
-    Of the class that is in excess slices are left out: every patient keeps one, by chance, before any keeps a second one, and so
-    on. Tumors that are kept at a ratio are kept at a smaller one. Slices whose state is unknown, or with smaller tumors only than
-    3 pixels across, have no part. BadInput where a class would be empty.
-    """
-    rows = store.select("train", modality=modality)
-    rows = rows[store.slices["patient"].iloc[rows].isin(list(patients)).to_numpy()]
-    table = store.slices.iloc[rows][["case", "z", "patient"]].assign(
-        row=rows, state=present(truth(store, rows)).to_numpy()
-    )
-    table["by_chance"] = [chance(f"{case} {z}", seed) for case, z in zip(table["case"], table["z"], strict=True)]
-    table = table.sort_values("by_chance")
-    table["turn"] = table.groupby(["patient", "state"]).cumcount()
-    kept = {state: part.sort_values(["turn", "by_chance"])["row"].to_numpy() for state, part in table.groupby("state")}
-    ill, free = kept.get(1.0, rows[:0]), kept.get(0.0, rows[:0])
-    count = min(len(ill), int(len(free) / ratio))
-    if ratio < 1 or not count:
-        raise BadInput(
-            f"{len(patients)} patients of {store.path} have {len(ill)} slices with a tumor and {len(free)} without, which do not "
-            f"make 1 to {ratio:g}; take more patients, or a ratio from 1 up."
-        )
-    return np.sort(np.concatenate([ill[:count], free[: round(count * ratio)]]))
 
 
 # -- who takes part
@@ -245,155 +229,38 @@ def _check(store, pipelines, judge, arms, grids) -> None:
         refuse_seen("judge", judge, store)
 
 
-@dataclass(frozen=True)
-class _Test:
-    """Slices of `test`: images [N, 1, R, R], patients [N], tumor [N] (0/1), and whether one is of at least 3 pixels across."""
-
-    images: torch.Tensor
-    patients: np.ndarray
-    y: np.ndarray
-    large: np.ndarray
-
-    @classmethod
-    def of(cls, store, modality: str) -> _Test:
-        rows = store.select("test", modality=modality)
-        true = truth(store, rows)
-        rows, true = rows[true["tumor"].notna()], true[true["tumor"].notna()]
-        if true["tumor"].nunique() < 2:
-            raise BadInput(
-                f"{store.path} has no {modality} slices of test with a tumor and without; give it more patients."
-            )
-        y, images = true["tumor"].to_numpy().astype(int), torch.from_numpy(store.images(rows))
-        return cls(images, store.slices["patient"].to_numpy()[rows], y, (present(true) == 1).to_numpy())
-
-    def counted(self) -> pd.DataFrame:
-        masks = {f"tumor of {LARGE}": self.large, "smaller tumor": (self.y == 1) & ~self.large, "no tumor": self.y == 0}
-        rows = [{"slices are": k, "slices": m.sum(), "patients": len(set(self.patients[m]))} for k, m in masks.items()]
-        return pd.DataFrame(rows)
-
-
-@dataclass(frozen=True)
-class _Few:
-    """The training patients and their labelled slices."""
-
-    store: object
-    names: list[str]
-    ratio: float
-    modality: str
-    seed: int
-
-    @cached_property
-    def rows(self) -> np.ndarray:
-        return few_rows(self.store, self.names, self.ratio, self.modality, self.seed)
-
-    @cached_property
-    def y(self) -> np.ndarray:
-        return (self.store.slices["tumor_px"].to_numpy()[self.rows] > 0).astype(int)
-
-    @property
-    def missing(self) -> int:
-        """Tumors that are missing for balance."""
-        return int((self.y == 0).sum() - (self.y == 1).sum())
-
-    def pool(self) -> _Pool:
-        return self.some(np.arange(len(self.rows)))
-
-    def some(self, where) -> _Pool:
-        rows = self.rows[where]
-        return _Pool(
-            torch.from_numpy(self.store.images(rows)), self.y[where], self.store.slices["patient"].to_numpy()[rows]
-        )
-
-    def turns(self, where, count: int) -> np.ndarray:
-        """`count` of some positions by chance, all of them before any comes again."""
-        return np.resize(np.random.default_rng(self.seed).permutation(where), count)
-
-    def livers(self) -> np.ndarray:
-        """Positions of tumor-free slices with room for a tumor, for every tumor that is missing."""
-        large = self.store.slices["liver_px"].to_numpy()[self.rows] >= LEAST_LIVER * self.store.resolution**2
-        if not (large & (self.y == 0)).any():
-            raise BadInput(f"{self.store.path} has no tumor-free training slice with a liver that a tumor fits in.")
-        return self.turns(np.flatnonzero(large & (self.y == 0)), self.missing)
-
-
-@dataclass(frozen=True)
-class _Pool:
-    """Images to learn from: y [N] 0/1; patients [N]: behind each, "" where it was made from none by name."""
-
-    images: torch.Tensor
-    y: np.ndarray
-    patients: np.ndarray
-
-    def part(self, where) -> _Pool:
-        return _Pool(self.images[where], self.y[where], self.patients[where])
-
-    def share(self, share: float) -> _Pool:
-        """The first images of each class, so large a share of them."""
-        parts = [np.flatnonzero(self.y == state) for state in (0, 1)]
-        return self.part(np.concatenate([part[: round(share * len(part))] for part in parts]))
-
-    def __add__(self, other: _Pool) -> _Pool:
-        both = [(getattr(self, name), getattr(other, name)) for name in ("y", "patients")]
-        return _Pool(torch.cat([self.images, other.images]), *(np.concatenate(pair) for pair in both))
-
-
 # -- what is added
 
 
-def paint_discs(images, livers, across, contrast, rng: np.random.Generator) -> np.ndarray:
-    """Images [N, 1, R, R] with a soft disc inside each liver [N, R, R] (bool): the cheap rival of a generated tumor.
-
-    across [N]: diameter at half of the contrast, in pixels; contrast [N]: what is added in its middle, in units of the images. The
-    place is drawn among those where the disc has room, else it is the deepest. What would lie outside of the liver is not painted.
-    """
-    images = np.array(images, dtype=np.float32)
-    y, x = np.indices(images.shape[-2:])
-    for image, liver, wide, step in zip(images[:, 0], np.asarray(livers, bool), across, contrast, strict=True):
-        depth = ndimage.distance_transform_edt(np.pad(liver, 1))[1:-1, 1:-1]
-        room = np.argwhere(depth >= min(wide / 2, depth.max()))
-        centre = room[rng.integers(len(room))]
-        away = np.hypot(y - centre[0], x - centre[1])
-        image += step * np.clip((wide / 2 - away) / 2 + 0.5, 0, 1) * liver
-    return images.clip(-1, 1)
-
-
-def tumors_of(images, labels) -> pd.DataFrame:
-    """What is to be painted, from slices with tumors: across (pixels, of the largest), and contrast to the rest of the liver.
-
-    images [N, 1, R, R], labels [N, R, R] (1 liver, 2 tumor); slices without either are left out.
-    """
-    grey, labels = np.asarray(images)[:, 0], np.asarray(labels)
-    rows = []
-    for image, mask in zip(grey, labels, strict=True):
-        if (mask == 2).any() and (mask == 1).any():
-            contrast = image[mask == 2].mean() - image[mask == 1].mean()
-            rows.append({"across": disc_across(largest_px(mask == 2)), "contrast": contrast})
-    return pd.DataFrame(rows, columns=["across", "contrast"])
-
-
-def _painted(few: _Few) -> _Pool:
-    rng, ill = np.random.default_rng(few.seed), few.rows[few.y == 1]
-    known = tumors_of(few.store.images(ill), few.store.labels[ill])
-    if not len(known):
-        raise BadInput(
-            f"{few.store.path} has no training tumor with liver around it to paint others by; take more patients."
-        )
+def _painted(few: Few) -> Pool:
+    rng, known = np.random.default_rng(few.seed), few.tumors()
     where = few.livers()
     source, like = few.some(where), known.iloc[rng.integers(len(known), size=len(where))]
     livers = np.asarray(few.store.labels[few.rows[where]]) > 0
     images = paint_discs(source.images.numpy(), livers, like["across"], like["contrast"], rng)
-    return _Pool(torch.from_numpy(images), np.ones(len(where), int), source.patients)
+    return Pool(torch.from_numpy(images), np.ones(len(where), int), source.patients)
 
 
-def _walked(few: _Few, pipeline: Pipeline, margin: float) -> _Pool:
+def _walked(few: Few, pipeline: Pipeline, margin: float, encoded) -> Pool:
     where = few.livers()
-    w_plus = encode_store(few.store, pipeline.encoder, rows=few.rows[where], progress=False).w_plus
+    w_plus = encoded(few.rows[where])
     steps = steps_to(w_plus, pipeline.direction, margin)
     images = synthesize(pipeline.generator, walk(w_plus, pipeline.direction, steps[:, None])[:, 0]).clamp(-1, 1)
-    return _Pool(images, np.ones(len(where), int), few.some(where).patients)
+    return Pool(images, np.ones(len(where), int), few.some(where).patients)
 
 
-def _generated(few: _Few, pipeline: Pipeline, by: str, count: int, share: float, margin: float) -> _Pool:
+def _edited(few: Few, pipeline: Pipeline, steps: int, encoded) -> Pool:
+    """As wide as the training tumors are, at places drawn by chance."""
+    where = few.livers()
+    across = few.tumors()["across"].to_numpy()
+    radius = np.random.default_rng(few.seed).choice(across, len(where)) / 2
+    how = dict(per_unit=few.store.windows[few.modality].per_unit, radius=radius, steps=steps, seed=few.seed)
+    moved = guided_edit(pipeline.generator, pipeline.labeller, encoded(few.rows[where]), 1, **how, progress=False)
+    images = synthesize(pipeline.generator, moved.w_plus).clamp(-1, 1)
+    return Pool(images, np.ones(len(where), int), few.some(where).patients)
+
+
+def _generated(few: Few, pipeline: Pipeline, by: str, count: int, share: float, margin: float) -> Pool:
     """`class_images`; their coarse styles are those of the training slices, and so they are taken for images of these patients."""
     how = dict(by=by, ratio=share, direction=pipeline.direction, margin=margin, modality=few.modality, seed=few.seed)
     if by == "coarse":
@@ -404,7 +271,7 @@ def _generated(few: _Few, pipeline: Pipeline, by: str, count: int, share: float,
         table = how["codes"].table
         of = {f"{case} z {z}": who for case, z, who in zip(table["case"], table["z"], table["patient"], strict=True)}
         patients = made.table["class_source"].map(of).to_numpy()
-    return _Pool(made.images.clamp(-1, 1), made.table["class"].to_numpy().astype(int), patients)
+    return Pool(made.images.clamp(-1, 1), made.table["class"].to_numpy().astype(int), patients)
 
 
 # -- the classifiers of an arm
@@ -416,20 +283,23 @@ class _Job:
 
     name: str
     arm: str
-    few: _Few
+    few: Few
     pipeline_name: str = ""
     pipeline: Pipeline | None = None
+    work: Path | None = None
     times: float = 1.0
     margin: float = 1.0
+    descent: int = 0
+    edit_steps: int = 0
     tuning: pd.DataFrame = field(default_factory=pd.DataFrame)
     scores: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
     @cached_property
-    def real(self) -> _Pool:
+    def real(self) -> Pool:
         return self.few.pool()
 
     @cached_property
-    def added(self) -> _Pool | None:
+    def added(self) -> Pool | None:
         few, both = self.few, round(self.times * len(self.few.rows) / 2) * 2
         if self.arm == "oversampled":
             return few.some(few.turns(np.flatnonzero(few.y == 1), few.missing))
@@ -438,14 +308,29 @@ class _Job:
         if self.arm == "painted":
             return _painted(few)
         if self.arm == "walked":
-            return _walked(few, self.pipeline, self.margin)
+            return _walked(few, self.pipeline, self.margin, self._encoded)
+        if self.arm == "guided":
+            return _edited(few, self.pipeline, self.edit_steps, self._encoded)
         if self.arm in ("generated", "generated only"):
             return _generated(few, self.pipeline, "coarse", both, 0.5, self.margin)
         if self.arm in ("coarse", "direction"):
             return _generated(few, self.pipeline, self.arm, few.missing, 1.0, self.margin)
         return None
 
-    def pool(self, share: float, held=()) -> _Pool:
+    def _encoded(self, rows) -> np.ndarray:
+        """Codes w+ of rows, some of them several times; kept in `work`, where two arms take the same."""
+        few, parts = self.few, self.pipeline
+        unique, of = np.unique(rows, return_inverse=True)
+        make = lambda: codes_by(  # noqa: E731
+            few.store, parts.generator, parts.encoder, unique, steps=self.descent, progress=False
+        )
+        if self.work is None:
+            return make().w_plus[of]
+        key = {"store": few.store.digest, "rows": unique.tolist(), "descent": self.descent, "made from": parts.digests}
+        path = self.work / f"{len(few.names)} patients, 1 to {few.ratio:g}, {self.pipeline_name}.safetensors"
+        return kept_codes(path, key, make).w_plus[of]
+
+    def pool(self, share: float, held=()) -> Pool:
         """What a classifier learns from, without anything that was made from slices of patients who are held out."""
         parts = [] if self.arm == "generated only" else [self.real]
         parts += [] if self.added is None else [self.added]
@@ -458,7 +343,7 @@ class _Job:
     def grid_name(self) -> str:
         return "alone" if self.arm in ("real", "generated only") else "beside"
 
-    def train(self, test: _Test, work: Path, grids, seeds: int, how: Mapping, seed: int) -> None:
+    def train(self, test: TestSlices, work: Path, grids, seeds: int, how: Mapping, seed: int) -> None:
         """Choose in the grid, train the classifiers; what is kept in `work` is not made again."""
         few, grid = self.few, grids[self.grid_name]
         key = {
@@ -473,6 +358,10 @@ class _Job:
             key |= {"times": self.times}
         if self.pipeline is not None:
             key |= {"made from": self.pipeline.digests, "margin": self.margin}
+        if self.arm in ("walked", "guided"):
+            key |= {"descent": self.descent}
+        if self.arm == "guided":
+            key |= {"edit steps": self.edit_steps}
         # Real slices alone are the same arm for whoever asks for so many patients.
         name = "real" if self.arm == "real" else self.name
         folder = work / f"{len(few.names)} patients, 1 to {few.ratio:g}"

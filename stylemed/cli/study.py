@@ -350,7 +350,7 @@ def augmentation_command(
     ] = None,
     arm: Annotated[list[str] | None, typer.Option(help="An arm; repeat. Default: all.", show_default=False)] = None,
     seeds: Annotated[int, typer.Option(help="Classifiers of each arm.", min=1)] = 5,
-    steps: Annotated[int, typer.Option(help="Gradient steps of each classifier.", min=1)] = 600,
+    steps: Annotated[int, typer.Option(help="Gradient steps of each classifier.", min=1)] = 300,
     times: Annotated[float, typer.Option(help="Generated images of both classes for each real slice.", min=0.1)] = 2.0,
     blocks: Annotated[int, typer.Option(help="1: ResNet-10, 2: ResNet-18.", min=1)] = 1,
     modality: Annotated[str, typer.Option(help="Modality of the slices.")] = "CT",

@@ -60,8 +60,8 @@ FOR_BALANCE = (
 )  # nothing to add where classes are balanced
 # Learning rates and shares of the added images that take part: points of equal number for arms without and with added images.
 GRIDS = {
-    "alone": ((1e-4, 1.0), (3e-4, 1.0), (1e-3, 1.0), (3e-3, 1.0)),
-    "beside": ((3e-4, 0.5), (3e-4, 1.0), (1e-3, 0.5), (1e-3, 1.0)),
+    "alone": ((1e-3, 1.0), (3e-3, 1.0)),
+    "beside": ((3e-3, 0.5), (3e-3, 1.0)),
 }
 
 
@@ -116,7 +116,7 @@ def run(
     curve=(4, 11, 30, 60),
     arms=tuple(ARMS),
     seeds: int = 5,
-    steps: int = 600,
+    steps: int = 300,
     times: float = 2.0,
     blocks: int = 1,
     margin: float = 1.0,

@@ -22,17 +22,19 @@ VARIED = augment.Ranges(translation=0.08, brightness=0.05, contrast=0.05, cutout
 
 
 def classifier_network(blocks: int = 1, channels: int = 1) -> nn.Module:
-    """torchvision's ResNet for images [B, channels, R, R] -> logit [B, 1]: ResNet-18 with two blocks a stage, else ResNet-10."""
-    from torchvision.models.resnet import BasicBlock, ResNet  # seconds to import
+    """MONAI's ResNet for images [B, channels, R, R] -> logit [B, 1]: with one block a stage ResNet-10, with two ResNet-18.
 
-    network = ResNet(BasicBlock, [blocks] * 4, num_classes=1)
-    network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
-    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-    return network
+    A quarter as wide as usual and without the pooling at its beginning: at 64² that saw more of small tumors on training patients
+    that were held out (AUC 0.75 against 0.71), in a third of the time.
+    """
+    from monai.networks.nets import ResNet  # seconds to import
+
+    shape = dict(spatial_dims=2, n_input_channels=channels, conv1_t_stride=2, no_max_pool=True)
+    return ResNet("basic", [blocks] * 4, [16, 32, 64, 128], num_classes=1, **shape)
 
 
 def train_classifier(
-    images: Tensor, y, *, steps: int = 600, rate: float = 1e-3, blocks: int = 1, batch: int = BATCH, seed: int = 0
+    images: Tensor, y, *, steps: int = 300, rate: float = 3e-3, blocks: int = 1, batch: int = BATCH, seed: int = 0
 ) -> nn.Module:
     """A network that tells y [N] (0/1) from images [N, C, R, R] in [-1, 1], after so many steps; in eval mode.
 

@@ -16,7 +16,7 @@ def test_a_classifier_learns_and_repeats_itself(one_thread):
     y, size = rng.integers(2, size=(2, 90))
     images = painted(y, 8 + size) + 0.05 * torch.from_numpy(rng.standard_normal((90, 1, 16, 16))).float()
     first, again, other = (
-        tumor_scores(train_classifier(images[:60], y[:60], steps=20, batch=16, seed=seed), images[60:])
+        tumor_scores(train_classifier(images[:60], y[:60], steps=40, batch=16, seed=seed), images[60:])
         for seed in (1, 1, 2)
     )
     assert auc_draws(first, y[60:], np.arange(30), draws=0)[0] > 0.9

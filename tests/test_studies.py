@@ -438,7 +438,9 @@ class Linear:
 def asked_edit(generator, labeller, w_plus, wanted, *, radius, **how):
     """Stands in for `guided_edit`: the walk far along the axis of tumors; radius: of the training tumors, 3 pixels across."""
     assert wanted == 1 and how["per_unit"] == 175 and np.allclose(radius, 1.5, atol=0.5)
-    return SimpleNamespace(w_plus=walk(w_plus, axis(0, 0.5), np.full((len(w_plus), 1), 9.0))[:, 0])
+    asked = np.zeros((len(w_plus), 16, 16), bool)
+    asked[:, 4:7, 4:7] = True
+    return SimpleNamespace(w_plus=walk(w_plus, axis(0, 0.5), np.full((len(w_plus), 1), 9.0))[:, 0], asked=asked)
 
 
 def test_augmentation_adds_what_each_arm_says_and_nothing_of_patients_held_out(few_store, tmp_path, monkeypatch):
@@ -459,7 +461,7 @@ def test_augmentation_adds_what_each_arm_says_and_nothing_of_patients_held_out(f
     ill, real = told.loc["real", ["with tumor", "real"]]
     grid = result.tables["tuning"].assign(n=lambda t: t["with tumor"] + t["without"]).set_index(["arm", "share"])
     assert (told["real"].drop("more patients") == real).all() and told.loc["more patients", "patients"] == 8
-    for arm in ("oversampled", "painted", "coarse, own", "direction, own", "walked, own", "guided, own"):
+    for arm in ("oversampled", "painted", "coarse, own", "direction, own", "walked, own", "guided, own", "spot, own"):
         full, half = grid.loc[(arm, 1.0)], grid.loc[(arm, 0.5)]
         assert full["with tumor"] == full["without"] == real - ill and half["with tumor"] == ill + (real - 2 * ill) // 2
     for arm in ("duplicated", "generated, own"):
@@ -470,17 +472,17 @@ def test_augmentation_adds_what_each_arm_says_and_nothing_of_patients_held_out(f
 
     few = few_patients.Few(few_store, [f"p{i:02d}" for i in range(4)], 3, "CT", 0)
     for arm in (*augmentation.REAL, *augmentation.MADE):
-        pool = augmentation._Job(arm, arm, few, "own", own, times=2.0).pool(1.0, {"p00", "p03"})
+        pool = augmentation.Arm(arm, arm, few, "own", own, times=2.0).pool(1.0, {"p00", "p03"})
         assert set(pool.patients) <= {"p01", "p02", ""}, arm
 
     tables = result.tables
     arms = tables["arms"].query("what == 'AUC' and tumors != 'all'").set_index("arm")["value"]
-    assert len(arms) == 11 and (arms > 0.95).all()  # grey values tell these tumors
-    assert set(tables["curve"]["patients"]) == {2, 4} and len(tables["differences"]) == 10 * 4
+    assert len(arms) == 12 and (arms > 0.95).all()  # grey values tell these tumors
+    assert set(tables["curve"]["patients"]) == {2, 4} and len(tables["differences"]) == 11 * 4
     assert tables["test"]["slices"].tolist() == [15, 0, 25] and set(tables["agreement"]["arm"]) == set(told.index)
     trained = len(Linear.shown)
-    # 11 arms and one more point of the curve; two points of the grid by two folds, two seeds. Four patients: at most three folds.
-    assert trained <= 12 * (2 * 3 + 2)
+    # 12 arms and one more point of the curve; two points of the grid by two folds, two seeds. Four patients: at most three folds.
+    assert trained <= 13 * (2 * 3 + 2)
     again = augmentation.run(few_store, {"own": own}, judge, **how)
     assert len(Linear.shown) == trained
     for name, table in tables.items():

@@ -348,6 +348,28 @@ def bars(groups: list[str], series: dict, ylabel: str, intervals: dict | None = 
     return figure
 
 
+def intervals(names: list[str], table, xlabel: str, zero: str | None = None) -> Figure:
+    """A dot with its interval for each name, from above to below: rows value, low, high of a table. zero: what stands at 0."""
+    figure = SlideFigure(figsize=(6.4, 0.9 + 0.34 * len(names)), dpi=DPI, facecolor="white", layout="constrained")
+    ax, y = figure.subplots(), np.arange(len(names))
+    value, low, high = (table[column].to_numpy(dtype=float) for column in ("value", "low", "high"))
+    if zero is not None:
+        ax.axvline(0, color="#888888", linewidth=1.0)
+        ax.set_title(zero, fontsize=11, color="#555555", loc="left")
+    apart = (low > 0) | (high < 0) if zero is not None else np.full(len(y), False)
+    for sure, ink in ((False, "#777777"), (True, LINES[0])):
+        some = apart == sure
+        ax.hlines(y[some], low[some], high[some], color=ink, linewidth=1.6)
+        ax.plot(value[some], y[some], "o", color=ink, markersize=5)
+    chart_axes(ax)
+    if ax.get_legend():
+        ax.get_legend().remove()
+    ax.set_yticks(y, names, fontsize=11)
+    ax.invert_yaxis()
+    ax.set_xlabel(xlabel, fontsize=12)
+    return figure
+
+
 def heatmap(table, name: str, ends: tuple[float, float] = (0.0, 1.0)) -> Figure:
     """A table of numbers as shaded cells with the numbers in them: index down the side, columns along the top.
 

@@ -11,7 +11,7 @@ from stylemed.latent.effects import (
     region_change,
 )
 from stylemed.latent.geometry import components_for
-from stylemed.latent.guided import Guided, guided_edit
+from stylemed.latent.guided import Guided, guided_edit, local_edit
 from stylemed.latent.mixing import blend, mix, mixing_grid
 from stylemed.latent.samples import label_samples, matched
 
@@ -28,6 +28,7 @@ __all__ = [
     "footprint_width",
     "guided_edit",
     "label_samples",
+    "local_edit",
     "matched",
     "mix",
     "mixing_effect",

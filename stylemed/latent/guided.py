@@ -92,6 +92,19 @@ def guided_edit(
     return Guided(torch.cat(moved).cpu().numpy(), asked)
 
 
+def local_edit(slices, before, after, asked) -> Tensor:
+    """The change of an edit put into the slices themselves [N, 1, R, R], around the place asked for; the rest is untouched.
+
+    before, after: what the generator draws without the edit and with it; asked [N, R, R]: `Guided.asked`. An aid beyond the paper:
+    what the generator cannot draw (noise, sharp edges) stays that of the slice, and nothing elsewhere can change.
+    """
+    mask = torch.as_tensor(np.asarray(asked))[:, None].float()
+    mask = F.max_pool2d(mask, 2 * MARGIN + 1, stride=1, padding=MARGIN)
+    mask = F.avg_pool2d(mask, 3, stride=1, padding=1)  # no seam
+    slices, before, after = (torch.as_tensor(images) for images in (slices, before, after))
+    return (slices + mask * (after - before)).clamp(-1, 1)
+
+
 class _Aim:
     """What is minimized for some slices."""
 

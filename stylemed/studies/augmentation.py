@@ -21,10 +21,10 @@ from tqdm.auto import tqdm
 from stylemed.errors import BadInput
 from stylemed.evaluation.classification import agreement, differences, drawn_numbers, in_words, worth
 from stylemed.evaluation.judge import check_reader
-from stylemed.latent.codes import encode_store
+from stylemed.latent.codes import Codes, codes_of, encode_store
 from stylemed.latent.direction import steps_to, walk
 from stylemed.latent.generation import class_images
-from stylemed.latent.guided import guided_edit
+from stylemed.latent.guided import guided_edit, local_edit
 from stylemed.latent.inversion import check_networks, codes_by
 from stylemed.latent.mixing import synthesize
 from stylemed.provenance import Provenance, belong_together
@@ -47,6 +47,7 @@ MADE = {
     "direction": "and generated ones with a tumor by the walk, until balanced",
     "walked": "and tumor-free slices, encoded and walked to a tumor, until balanced",
     "guided": "and such slices, each edited its own way to a tumor by the labeller, until balanced",
+    "spot": "and such slices, with the change of that edit put into the slice itself, until balanced",
     "generated only": "generated images of both classes alone",
 }
 ARMS = REAL | MADE
@@ -169,16 +170,16 @@ def run(
         wanted = [arm for arm in wanted if arm != "more patients"]
     settings |= {"curve": counts, "left out": [arm for arm in arms if arm not in wanted], "seed of draws": seed}
 
-    on_curve = [_Job(f"{n} patients", "real", Few(store, names[:n], ratio, modality, seed)) for n in counts]
+    on_curve = [Arm(f"{n} patients", "real", Few(store, names[:n], ratio, modality, seed)) for n in counts]
     jobs = {"real": on_curve[counts.index(patients)]}
     for arm in wanted[1:]:
         if arm == "more patients":
-            jobs[arm] = _Job(arm, "real", Few(store, names[: 2 * patients], ratio, modality, seed))
+            jobs[arm] = Arm(arm, "real", Few(store, names[: 2 * patients], ratio, modality, seed))
         elif arm in REAL:
-            jobs[arm] = _Job(arm, arm, few, times=times)
+            jobs[arm] = Arm(arm, arm, few, times=times)
         else:
             made = {f"{arm}, {name}": (name, pipeline) for name, pipeline in pipelines.items()}
-            jobs |= {name: _Job(name, arm, few, *whose, Path(work), **make) for name, whose in made.items()}
+            jobs |= {name: Arm(name, arm, few, *whose, Path(work), **make) for name, whose in made.items()}
     for job in tqdm([*on_curve, *jobs.values()], desc="arms", disable=not progress):
         job.train(test, Path(work), grids, seeds, how, seed)
 
@@ -249,15 +250,18 @@ def _walked(few: Few, pipeline: Pipeline, margin: float, encoded) -> Pool:
     return Pool(images, np.ones(len(where), int), few.some(where).patients)
 
 
-def _edited(few: Few, pipeline: Pipeline, steps: int, encoded) -> Pool:
-    """As wide as the training tumors are, at places drawn by chance."""
+def _edited(few: Few, pipeline: Pipeline, local: bool, encoded, edited) -> Pool:
+    """As wide as the training tumors are, at places drawn by chance; local: only the spot, in the slices themselves."""
     where = few.livers()
-    across = few.tumors()["across"].to_numpy()
+    slices, across = few.some(where), few.tumors()["across"].to_numpy()
     radius = np.random.default_rng(few.seed).choice(across, len(where)) / 2
-    how = dict(per_unit=few.store.windows[few.modality].per_unit, radius=radius, steps=steps, seed=few.seed)
-    moved = guided_edit(pipeline.generator, pipeline.labeller, encoded(few.rows[where]), 1, **how, progress=False)
-    images = synthesize(pipeline.generator, moved.w_plus).clamp(-1, 1)
-    return Pool(images, np.ones(len(where), int), few.some(where).patients)
+    w_plus = encoded(few.rows[where])
+    how = dict(per_unit=few.store.windows[few.modality].per_unit, radius=radius, seed=few.seed, progress=False)
+    images = synthesize(pipeline.generator, edited(few.rows[where], w_plus, how)).clamp(-1, 1)
+    if local:
+        asked = guided_edit(pipeline.generator, pipeline.labeller, w_plus, 1, steps=0, **how).asked
+        images = local_edit(slices.images, synthesize(pipeline.generator, w_plus).clamp(-1, 1), images, asked)
+    return Pool(images, np.ones(len(where), int), slices.patients)
 
 
 def _generated(few: Few, pipeline: Pipeline, by: str, count: int, share: float, margin: float) -> Pool:
@@ -278,8 +282,11 @@ def _generated(few: Few, pipeline: Pipeline, by: str, count: int, share: float, 
 
 
 @dataclass
-class _Job:
-    """An arm: what it learns from, and once trained what was chosen and what its classifiers say of the test slices [seeds, N]."""
+class Arm:
+    """What it learns from (`added`, `pool`); once trained, what was chosen and its scores of test slices [seeds, N].
+
+    arm: one of ARMS; name: it may be there with several pipelines. work: folder that keeps codes of slices.
+    """
 
     name: str
     arm: str
@@ -309,8 +316,8 @@ class _Job:
             return _painted(few)
         if self.arm == "walked":
             return _walked(few, self.pipeline, self.margin, self._encoded)
-        if self.arm == "guided":
-            return _edited(few, self.pipeline, self.edit_steps, self._encoded)
+        if self.arm in ("guided", "spot"):
+            return _edited(few, self.pipeline, self.arm == "spot", self._encoded, self._guided)
         if self.arm in ("generated", "generated only"):
             return _generated(few, self.pipeline, "coarse", both, 0.5, self.margin)
         if self.arm in ("coarse", "direction"):
@@ -318,17 +325,34 @@ class _Job:
         return None
 
     def _encoded(self, rows) -> np.ndarray:
-        """Codes w+ of rows, some of them several times; kept in `work`, where two arms take the same."""
-        few, parts = self.few, self.pipeline
+        """Codes w+ of rows, some of them several times."""
+        store, parts = self.few.store, self.pipeline
         unique, of = np.unique(rows, return_inverse=True)
-        make = lambda: codes_by(  # noqa: E731
-            few.store, parts.generator, parts.encoder, unique, steps=self.descent, progress=False
-        )
+
+        def make() -> Codes:
+            how = dict(steps=self.descent, progress=False)
+            return codes_by(store, parts.generator, parts.encoder, unique, **how)
+
+        return self._kept("codes", {"rows": unique.tolist()}, make)[of]
+
+    def _guided(self, rows, w_plus, how: Mapping) -> np.ndarray:
+        """Codes w+ of edits that add a tumor to each of the rows."""
+        store, parts = self.few.store, self.pipeline
+
+        def make() -> Codes:
+            moved = guided_edit(parts.generator, parts.labeller, w_plus, 1, steps=self.edit_steps, **how)
+            return codes_of(store, rows, moved.w_plus, {}, "train")
+
+        return self._kept("edits", {"rows": [int(row) for row in rows], "edit steps": self.edit_steps}, make)
+
+    def _kept(self, what: str, key: dict, make) -> np.ndarray:
+        """Codes from `work`, where two arms take the same and a killed study goes on."""
         if self.work is None:
-            return make().w_plus[of]
-        key = {"store": few.store.digest, "rows": unique.tolist(), "descent": self.descent, "made from": parts.digests}
-        path = self.work / f"{len(few.names)} patients, 1 to {few.ratio:g}, {self.pipeline_name}.safetensors"
-        return kept_codes(path, key, make).w_plus[of]
+            return make().w_plus
+        few = self.few
+        key |= {"store": few.store.digest, "descent": self.descent, "made from": self.pipeline.digests}
+        folder = self.work / f"{len(few.names)} patients, 1 to {few.ratio:g}"
+        return kept_codes(folder / f"{what}, {self.pipeline_name}.safetensors", key, make).w_plus
 
     def pool(self, share: float, held=()) -> Pool:
         """What a classifier learns from, without anything that was made from slices of patients who are held out."""
@@ -358,9 +382,9 @@ class _Job:
             key |= {"times": self.times}
         if self.pipeline is not None:
             key |= {"made from": self.pipeline.digests, "margin": self.margin}
-        if self.arm in ("walked", "guided"):
+        if self.arm in ("walked", "guided", "spot"):
             key |= {"descent": self.descent}
-        if self.arm == "guided":
+        if self.arm in ("guided", "spot"):
             key |= {"edit steps": self.edit_steps}
         # Real slices alone are the same arm for whoever asks for so many patients.
         name = "real" if self.arm == "real" else self.name

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from stylemed.errors import BadInput
 from stylemed.training import augment
+from stylemed.training.distributed import own_device
 from stylemed.training.loop import next_positions, random_stream
 
 BATCH = 32
@@ -50,13 +51,15 @@ def train_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_stream(seed, 0, "classifier").initial_seed())
         network = classifier_network(blocks, images.shape[1])
+    device = own_device(None)
+    network.to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, cycle_momentum=False)
     for step in range(steps):
         where = next_positions(step * batch, batch, len(images), seed)
         drawn = augment.draw((batch, *images.shape[1:]), AUGMENT_P, random_stream(seed, step, "vary"), VARIED)
         varied = augment.apply(images[where], drawn).clamp(-1, 1)
-        loss = F.binary_cross_entropy_with_logits(network(varied)[:, 0], wanted[where])
+        loss = F.binary_cross_entropy_with_logits(network(varied.to(device))[:, 0], wanted[where].to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -67,4 +70,5 @@ def train_classifier(
 @torch.no_grad()
 def tumor_scores(network: nn.Module, images: Tensor, batch: int = 256) -> np.ndarray:
     """Logits [N] of images [N, C, R, R]; the higher, the more a tumor."""
-    return np.concatenate([network(part)[:, 0].numpy() for part in images.split(batch)])
+    device = next(network.parameters()).device
+    return np.concatenate([network(part.to(device))[:, 0].cpu().numpy() for part in images.split(batch)])

@@ -7,7 +7,7 @@ import torch
 from stylemed import pretrained
 from stylemed.errors import BadInput
 from stylemed.latent.generation import random_styles
-from stylemed.latent.guided import guided_edit
+from stylemed.latent.guided import guided_edit, local_edit
 from stylemed.latent.mixing import synthesize
 
 PER_UNIT = 200.0
@@ -42,3 +42,14 @@ def test_bad_input_is_refused():
     for places in ([(3, 4)], [(3, 4), (64, 2)]):
         with pytest.raises(BadInput, match="places must be 2 centres"):
             guided_edit(generator, labeller, w_plus, 1, per_unit=PER_UNIT, places=places)
+
+
+def test_a_local_edit_changes_the_place_alone():
+    stream = torch.Generator().manual_seed(0)
+    slices, before = torch.rand(2, 2, 1, 16, 16, generator=stream) - 0.5
+    asked = np.zeros((2, 16, 16), bool)
+    asked[0, 4:7, 5:8] = True
+    made = local_edit(slices, before, before - 0.3, asked)
+    assert torch.equal(made[1], slices[1]) and torch.allclose(made[0, 0, 4:7, 5:8], slices[0, 0, 4:7, 5:8] - 0.3)
+    away = (made - slices)[0, 0]
+    assert (away[10:] == 0).all() and (away[:, 11:] == 0).all() and -0.3 < away[1, 6] < 0  # soft at its edge

@@ -32,6 +32,31 @@ from stylemed.errors import BadInput
 study = typer.Typer(help="Long measurements; each writes one JSON that chapters read.", no_args_is_help=True)
 
 
+@study.command("draws")
+def draws_command(
+    store: Store,
+    generator: OfGenerator,
+    out: Result,
+    judge: MaybeJudge = None,
+    count: Annotated[int, typer.Option(help="Images whose nearest training slice is looked for.", min=10)] = 1000,
+    samples: Annotated[int, typer.Option(help="Images that the judge reads.", min=10)] = 5000,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Folder for slices.png and pairs.png, to look at.", show_default=False)
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """What a generator draws: how common and how large its tumors are, and how near its images come to training slices."""
+    from stylemed import pretrained
+    from stylemed.data.store import SliceStore
+    from stylemed.studies.draws import run, write_pictures
+
+    opened, asked = SliceStore.open(store), None if judge is None else pretrained.judge(judge)
+    found, shown = run(opened, pretrained.generator(generator)[0], asked, count=count, samples=samples, seed=seed)
+    _write(found, out)
+    if pictures is not None:
+        print("to look at:", *write_pictures(pictures, shown, opened.windows["CT"]))
+
+
 @study.command("reconstruction")
 def reconstruction_command(
     store: Store,

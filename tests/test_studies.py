@@ -15,7 +15,7 @@ from stylemed.latent import Direction
 from stylemed.latent.direction import walk
 from stylemed.networks import Encoder, Generator
 from stylemed.provenance import Provenance
-from stylemed.studies import Result, attribution, augmentation, classes, edits, few_patients, translation
+from stylemed.studies import Result, attribution, augmentation, classes, draws, edits, few_patients, translation
 from stylemed.studies.factors import run, separability
 
 
@@ -541,3 +541,29 @@ def test_a_set_of_a_class_is_measured_beside_slices_that_the_judge_reads_too(few
     assert spread["coarse", "tumor", "nearest train slice, least"] < 1e-3 < spread["coarse", "none", "recall"]
     with pytest.raises(BadInput, match="labeller has a part in making the images"):
         classes.run(few_store, *parts[:2], Eye("labeller"), {}, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("size", "by_heart"), [(0.0, True), (3.0, False)]
+)  # livers of 8 pixels are in `train`, of 11 are not
+def test_what_is_drawn_by_heart_is_told(few_store, size, by_heart, tmp_path):
+    people = pipeline_of(few_store, ["p00"])
+    people.generator.mapping = lambda z: torch.stack([z[:, 0], torch.full((len(z),), size)], dim=1).repeat(
+        1, LATENT // 2
+    )
+    judge = Eye()
+    judge.findings = people.labeller.findings
+    result, pictures = draws.run(few_store, people.generator, judge, count=60, samples=200, pairs=3)
+    tables = {name: table.set_index("set") for name, table in result.tables.items() if "set" in table}
+    away = tables["distances"].loc[draws.GENERATED]
+    assert (away["1"] < 0.01) if by_heart else (away["0"] > 0.05)
+    assert tables["distances"].loc[draws.HELD_OUT, "1"] < 0.01  # these patients have livers of the same sizes
+    assert (
+        tables["closer"].loc[draws.GENERATED, "share"] == 0
+    )  # not closer than held-out slices, which are copies as well
+    apart = (pictures["generated"] - pictures["nearest"]).abs().max()
+    assert len(result.tables["pairs"]) == 3 and (apart < 0.01) == by_heart
+    told = tables["tumors"].loc[draws.GENERATED]
+    assert told["found"] == pytest.approx(told["corrected"]) and told["sensitivity"] == told["specificity"] == 1
+    paths = draws.write_pictures(tmp_path, pictures, few_store.windows["CT"])
+    assert [path.read_bytes()[:4] for path in paths] == [b"\x89PNG"] * 2

@@ -95,7 +95,7 @@ def write_pictures(folder: Path, pictures: dict[str, torch.Tensor], window) -> l
     from stylemed.display import figures
     from stylemed.files import write_atomic
 
-    pairs = {"generated": pictures["generated"], "nearest slice": pictures["nearest"]}
+    pairs = {"drawn": pictures["generated"], "nearest": pictures["nearest"]}
     made = {
         "slices": figures.show_slices(pictures["slices"], window=window, columns=8),
         "pairs": figures.show_rows(pairs, window=window),

@@ -27,7 +27,8 @@ def own_book(profile_name: str, data: str | Path, root: Path | None = None) -> t
     """The profile with the volumes below `data` in the place of its own, and its build folder, `_build/<profile>-<name of data>`.
 
     Networks are trained anew whatever the profile says: released ones are of other patients. The judge learns from patients of the
-    data. BadInput for a folder without volumes, and for too few patients in a split, before anything runs.
+    data. BadInput for a folder without volumes, for too few patients in a split, and where that build folder is of another folder
+    of this name, before anything runs.
     """
     from stylemed.data.layouts import find_cases
     from stylemed.data.preparing import split_patients
@@ -64,7 +65,14 @@ def own_book(profile_name: str, data: str | Path, root: Path | None = None) -> t
         "Where the text speaks of phantoms and of released models, it tells of the book as it is published; chapters 7 and 8 and "
         f"all studies on record are of these still.\nWhat came of the models stands in `{CARD}`, beside the pages."
     )
-    return replace(profile, chapters=chapters, description=said, note=note), root / "_build" / f"{profile_name}-{name}"
+    build = root / "_build" / f"{profile_name}-{name}"
+    for run in (build / "runs").glob("01_*.json"):
+        before = json.loads(run.read_text())["parameters"].get("data")
+        if before != str(data):
+            raise BadInput(
+                f"{build} holds the book of {before}; rename one of the two folders of data, or delete {build.name}."
+            )
+    return replace(profile, chapters=chapters, description=said, note=note), build
 
 
 def write_card(profile: Profile, build: Path) -> Path:

@@ -13,12 +13,13 @@ from stylemed.book.execution import read_profile, run_chapter
 from stylemed.cli import app
 from stylemed.data.volumes import write_pair
 from stylemed.errors import BadInput
+from stylemed.files import write_json
 from stylemed.latent import Codes
 
 
 def lits(folder, splits="train train train test test", known="known", seed=0):
     """Made-up pairs, a box in air with a liver and in every other slice a tumor, and their volumes.csv."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     rng, rows = np.random.default_rng(seed), []
     for number, split in enumerate(splits.split()):
         hu, labels = np.full((4, 32, 32), -1000, np.int16), np.zeros((4, 32, 32), np.uint8)
@@ -60,6 +61,15 @@ def test_what_no_book_can_be_made_of_is_refused_before_anything_runs(tiny_book, 
         with pytest.raises(BadInput, match=says):
             app(["book", command, "--profile", "smoke", "--data", str(data)], standalone_mode=False)
     assert not (tiny_book / "_build").exists()
+
+
+def test_two_folders_of_one_name_do_not_share_a_book(tiny_book):
+    here, there = (lits(tiny_book / place / "scans", "train test test") for place in ("here", "there"))
+    _, build = own_data.own_book("smoke", here, tiny_book)
+    write_json(build / "runs" / "01_volumes_to_slices.json", {"parameters": {"data": str(here)}})
+    assert own_data.own_book("smoke", here, tiny_book)[1] == build
+    with pytest.raises(BadInput, match="smoke-scans holds the book of .*here.scans; rename one"):
+        own_data.own_book("smoke", there, tiny_book)
 
 
 def test_another_volume_makes_chapter_one_stale(tiny_book):

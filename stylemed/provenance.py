@@ -36,6 +36,11 @@ class Provenance:
     version: str | None = None
     prevalence: float | None = None
 
+    @property
+    def window(self) -> list[float] | None:
+        """[lo, hi] of its images: of several modalities the first, None if unknown."""
+        return next(iter(self.windows.values()), None)
+
     def to_dict(self) -> dict:
         """What is known, as JSON takes it."""
         return {name: value for name, value in asdict(self).items() if value not in (None, {})}

@@ -1,4 +1,4 @@
-"""Every command in words is one that can be typed: README, chapters, docstrings, Makefile and the log of long runs."""
+"""Every command in words is one that can be typed: README, chapters, docstrings, model cards, Makefile, the log of long runs."""
 
 import ast
 import dataclasses
@@ -208,10 +208,12 @@ def strings(text: str) -> list[str]:
 
 
 def of_module(text: str) -> list[tuple[list[str], bool]]:
-    """Commands in docstrings, help and messages: between backticks, or a line that starts torchrun or the book."""
+    """Commands in docstrings, help and messages: between backticks, or a line that starts torchrun, the book or a script."""
     found = []
     for string in strings(text):
         bare = re.findall(r"(?<!`)\b(?:torchrun \S+ \S+ -m stylemed|stylemed book \w+)[^`\n;]*", string)
+        scripts = re.findall(r"^ *(python \S+\.py.*)$", string, re.M)
+        bare += [re.sub(r"[][|]", " ", line) for line in scripts]  # what may be left out, and one of two
         found += [(words, False) for words in [*spans(string), *(w for line in bare for w in split(line))]]
     return found
 
@@ -236,7 +238,9 @@ def sources() -> list[Path]:
         "book/*.md",
         "book/*.ipynb",
         "benchmarks/*.md",
+        "benchmarks/*.py",
         "stylemed/**/*.py",
+        "stylemed/pretrained/*/*.md",
         ".github/workflows/*.yml",
     )
     return sorted(file for pattern in patterns for file in ROOT.glob(pattern))
@@ -284,6 +288,7 @@ def test_the_texts_hold_commands():
     """None would pass all of the above."""
     count = {file.name: len(commands_of(file)) for file in sources()}
     assert count["README.md"] > 20 and count["RUNS.md"] > 8 and count["RESULTS.md"] > 8 and count["Makefile"] >= 3
+    assert count["card.md"] == 1 and count["two_processes.py"] == 1
     assert count["08_paper_scale.ipynb"] > 10 and count["training.py"] >= 1 and count["intro.md"] >= 3
 
 

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 
 import pytest
 
@@ -75,6 +76,17 @@ def test_imports_run_one_way(root):
     assert back == []
 
 
+def test_no_file_imports_itself_through_others(root):
+    """As they are loaded: what a function imports comes when it is needed."""
+    files = {".".join(f.relative_to(root).with_suffix("").parts): f for f in modules(root) if f.stem != "__init__"}
+    graph = {}
+    for name, file in files.items():
+        loads = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ImportFrom)]
+        named = {there for node in loads for there in (node.module, *(f"{node.module}.{a.name}" for a in node.names))}
+        graph[name] = named & files.keys()
+    assert len(list(TopologicalSorter(graph).static_order())) == len(files) > 90  # CycleError names a circle
+
+
 def test_networks_know_nothing_of_data_and_training(root):
     for file in (root / "stylemed" / "networks").glob("*.py"):
         package = list(file.relative_to(root).with_suffix("").parts[:-1])
@@ -133,6 +145,12 @@ def test_tensors_and_locks_are_of_one_file(root):
     assert [f.name for f in modules(root) if words.search(f.read_text())] == ["files.py"]
 
 
+def test_nothing_of_unix_alone_is_needed(root):
+    """Windows has none of these; `filelock` locks there too."""
+    words = re.compile(r"^(?:from|import) (?:fcntl|resource|pwd|grp|termios)\b", re.M)  # at the top: else nothing loads
+    assert [f.name for f in modules(root) if words.search(f.read_text())] == []
+
+
 def own_files(root):
     for path in sorted(root.rglob("*")):
         parts = path.relative_to(root).parts
@@ -159,6 +177,13 @@ def test_no_registry_and_no_machine_is_named(root):
             if words.search(line):
                 found.append(f"{path.relative_to(root)}:{number}: {line.strip()[:100]}")
     assert found == []
+
+
+def test_every_idea_is_where_contributing_says(root):
+    rows = re.findall(r"^\| (.+) \| `(\S+\.py)` \| `(\w+)` \|$", (root / "CONTRIBUTING.md").read_text(), re.M)
+    assert len(rows) == 15
+    for idea, file, name in rows:
+        assert name in set(own_names(ast.parse((root / file).read_text()))), idea
 
 
 def test_files_stay_readable(root):

@@ -15,7 +15,17 @@ from stylemed.latent import Direction
 from stylemed.latent.direction import walk
 from stylemed.networks import Encoder, Generator
 from stylemed.provenance import Provenance
-from stylemed.studies import Result, attribution, augmentation, classes, draws, edits, few_patients, translation
+from stylemed.studies import (
+    Result,
+    attribution,
+    augmentation,
+    classes,
+    classifier,
+    draws,
+    edits,
+    few_patients,
+    translation,
+)
 from stylemed.studies.factors import run, separability
 
 
@@ -345,6 +355,27 @@ def few_store():
     info = {"resolution": 16, "windows": {"CT": [-100, 250]}, "digest": "d", "version": 1}
     info["inputs"] = [{"case": f"v{i}", "files": [{"sha256": f"{i:064d}"[::-1]}]} for i in range(13)]
     return SliceStore("store", info, ((images + 1) * 175 - 100).round().numpy().astype(np.int16), labels, slices)
+
+
+def test_a_class_that_the_codes_hold_is_told_and_permuted_labels_are_not(few_store):
+    """Axis 0 of the codes is the tumor; the liver is as large in all slices of a patient, and all lie at one height."""
+    result = classifier.run(few_store, Painter(), Finder(), permutations=9, progress=False)
+    auc = result.tables["auc"].set_index("what")
+    assert auc.loc["encoder", "auc"] == 1 and auc.loc["encoder, orthogonal to liver area", "auc"] == 1
+    assert 0.4 < auc.loc["liver area alone", "auc"] < 0.6 and auc.loc["height alone", "auc"] == 0.5
+    told = ["slices", "slices_with", "patients_with", "patients_without"]
+    assert auc.loc["encoder", told].tolist() == [103, 41, 13, 13]  # one slice of a tumor is not known
+    permuted = result.tables["permuted"].set_index("what").loc["encoder"]
+    assert permuted["auc"] == 1 and 0.3 < permuted["mean"] < 0.7 and permuted["largest"] < 1 and permuted["p"] == 0.1
+    assert set(result.made_from) == {"generator", "encoder"} and result.settings["label"] == "tumor"
+
+    knows = Finder()
+    knows.provenance = replace(few_store.learned_from([8]), kind="encoder")
+    with pytest.raises(BadInput, match=r"encoder has learned from patients of store \(p01\)"):
+        classifier.run(few_store, Painter(), knows, progress=False)
+    few_store.slices["tumor_known"] = 0
+    with pytest.raises(BadInput, match="store has no slice whose tumor is known"):
+        classifier.run(few_store, Painter(), Finder(), progress=False)
 
 
 def test_slices_are_left_out_by_patient(few_store):

@@ -377,7 +377,7 @@ def generate(
 ) -> None:
     """Make images of a class: with a labeller a data set that `prepare` reads, else every stop of a walk as 8-bit grey PNG."""
     from stylemed import pretrained
-    from stylemed.data.store import windows_of
+    from stylemed.data.store import window_of, windows_of
     from stylemed.latent import generation
     from stylemed.latent.codes import Codes
     from stylemed.latent.direction import Direction
@@ -417,7 +417,7 @@ def generate(
         for name, image in zip(table["file"], images.flatten(0, 1), strict=True):
             (draft / name).write_bytes(grid_png(image[None], 1))
         table.to_csv(draft / "table.csv", index=False)
-    window = next(iter(windows.values()), None)
+    window = window_of(metadata)
     print(f"{len(table)} images in {out}" + (f"; black {window.lo:g} HU, white {window.hi:g} HU" if window else ""))
 
 

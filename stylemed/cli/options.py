@@ -54,6 +54,11 @@ def rows_of(store, split: str, count: int | None):
     return store.some_rows(None if split == "all" else split, count)
 
 
+def given(load, name: str | None):
+    """What `load` makes of an option; None where it was left out."""
+    return None if name is None else load(name)
+
+
 def named(texts: list[str] | None, noun: str, value: str, what: str) -> dict[str, str]:
     """The option --NOUN NAME=VALUE, repeated, by name; what: the value in words."""
     found = dict(text.partition("=")[::2] for text in texts or ())

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from stylemed.cli.options import Changes, Device, Minutes, Seed, changes_of, named, typed
+from stylemed.cli.options import Changes, Device, Minutes, Seed, changes_of, given, named, typed
 from stylemed.errors import BadInput
 
 train = typer.Typer(help="Train the generator, then the encoder. The same line resumes.", no_args_is_help=True)
@@ -56,7 +56,7 @@ def train_gan_command(
     first = os.environ.get("RANK", "0") == "0"  # of several processes only this one measures
     measure = None
     if first:
-        reader = None if labeller is None else pretrained.labeller(labeller)
+        reader = given(pretrained.labeller, labeller)
         measure = Distances.of_store(dataset, inception=inception, reader=reader)
     done = train_gan(
         dataset,
@@ -67,7 +67,7 @@ def train_gan_command(
         seed=seed,
         device=device,
         on_snapshot=measure,
-        warm_start=None if warm_start is None else pretrained.folder(warm_start),
+        warm_start=given(pretrained.folder, warm_start),
     )
     if first:
         _trained(done)

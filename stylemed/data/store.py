@@ -25,6 +25,7 @@ EMPTY_SPLIT = "give splits in volumes.csv, another --seed or more patients to st
 
 
 LEAST_PX = 25  # of a tumor that counts apart in `describe`
+LEAST_LIVER = 0.01  # share of the image; a smaller one is a tip: it says nothing of anatomy, no tumor has room in it
 
 
 def largest_px(mask) -> int:

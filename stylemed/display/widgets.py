@@ -141,9 +141,7 @@ def live_mixing(generator, a, b=None, a_names=None, b_names=None):
         for picture, image, size in zip(pictures, images, (SMALL, SMALL, LARGE), strict=True):
             picture.value = png(image, size)
 
-    for control in (first, second, *weights.values()):
-        control.observe(update, names="index" if control in (first, second) else "value")
-    update()
+    _follow(update, [first, second], weights.values())
     sources = _row(_titled("source A", pictures[0], COLOR_A), _titled("source B", pictures[1], COLOR_B))
     return _column([_row(first, second), *weights.values(), _row(sources, _titled("mixture", pictures[2]))])
 
@@ -175,10 +173,7 @@ def live_reconstruction(images, generator, encoder, names=None, furthest: int = 
         noise_ratio = 10 * torch.log10(4 / (again - image).square().mean())
         told.value = f"{noise_ratio:.1f} dB"
 
-    which.observe(update, names="index")
-    space.observe(update, names="index")
-    steps.observe(update, names="value")
-    update()
+    _follow(update, [which, space], [steps])
     both = _row(_titled("slice", before), _titled("reconstruction", after))
     return _column([which, space, steps, told, both])
 
@@ -203,12 +198,17 @@ def live_traversal(generator, w_plus, direction: Direction, names=None, furthest
         value = float(direction.score(moved.numpy()))
         score.value = f"score {step_name(round(value, 2))} (steps from the boundary; above 0: {direction.label})"
 
-    which.observe(update, names="index")
-    where.observe(update, names="index")
-    step.observe(update, names="value")
-    update()
+    _follow(update, [which, where], [step])
     both = _row(_titled("reconstruction", before), _titled("after the walk", after))
     return _column([which, where, step, score, both])
+
+
+def _follow(update, choices, sliders) -> None:
+    """`update` runs now, and whenever one of the controls is moved."""
+    for name, controls in {"index": choices, "value": sliders}.items():
+        for control in controls:
+            control.observe(update, names=name)
+    update()
 
 
 def _switch(slider, children: list):

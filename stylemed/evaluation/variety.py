@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import torch
 
+from stylemed.data.store import LEAST_LIVER
 from stylemed.errors import BadInput
 from stylemed.latent.samples import findings_of_samples
 from stylemed.training.loop import random_stream
 
 NEIGHBOURS = 3  # k of Kynkäänniemi et al. 2019
 PAIRS = 2000  # of livers: the standard error of their mean Dice is then below 0.01
-LEAST_LIVER = 0.01  # share of the image; the overlap of a liver's tips says nothing about anatomy
 CHUNK = 64  # pairs compared at a time
 
 

@@ -88,8 +88,9 @@ def labels_of(table: pd.DataFrame, label: str) -> np.ndarray:
         return np.where(known, (table["tumor_px"] > 0).to_numpy().astype(float), np.nan)
     if label not in table:
         raise BadInput(f"no label {label!r}: use tumor, or a column of the codes that holds 0 and 1")
+    nothing = table[label].isna() | (table[label].astype(str) == "")  # slices.csv is read with its empty places as text
     values = pd.to_numeric(table[label], errors="coerce").to_numpy(dtype=float)
-    if not np.isin(values[~np.isnan(values)], (0, 1)).all() or (np.isnan(values) & table[label].notna()).any():
+    if not np.isin(values[~np.isnan(values)], (0, 1)).all() or (np.isnan(values) & ~nothing).any():
         raise BadInput(f"column {label!r} holds other values than 0 and 1: make a column that holds only these")
     return values
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from stylemed.data.store import Window
+from stylemed.data.store import LEAST_LIVER, Window
 from stylemed.data.volumes import write_pair
 from stylemed.errors import BadInput
 from stylemed.files import atomic, digest_of_weights
@@ -29,7 +29,6 @@ FIND = "find the direction on codes of this generator (stylemed encode, directio
 READ = ("tumor", "modality_mr", "kernel_sharp")  # classes that a labeller tells
 TRIES = 100  # candidates for each image that is asked for, at most
 FEW = 16  # candidates at a time where each takes an edit
-ROOM = 0.01  # share of the image that a liver needs to hold an added tumor
 WAYS = ("coarse", "direction", "guided")
 
 
@@ -294,12 +293,12 @@ def _walked(generator, direction, wanted, codes, margin, psi, rng) -> Iterator[t
 
 def _edited(generator, labeller, wanted, steps, psi, rng) -> Iterator[tuple[int, torch.Tensor, pd.DataFrame]]:
     """Styles drawn and the candidates made of them, endlessly: random styles, edited towards the class."""
-    window = Window(*next(iter(generator.provenance.windows.values())))
+    window = Window(*generator.provenance.window)
     while True:
         seed = int(rng.integers(2**31))
         drawn = random_styles(generator, FEW, psi, seed)
         found = labeller.findings(synthesize(generator, drawn))
-        room = (found.masks >= 2).mean(axis=(1, 2)) >= ROOM
+        room = (found.masks >= 2).mean(axis=(1, 2)) >= LEAST_LIVER
         edit = room if wanted else room & ~_agrees(found, "tumor", 0)
         styles, centres = drawn.numpy().copy(), np.full((FEW, 2), np.nan)
         if edit.any():

@@ -87,8 +87,7 @@ def label_samples(
     patients = {**of_labeller.patients, **its.patients}
     made = replace(its, kind="codes", format=FORMAT, digest=None, made_from=made_from, patients=patients, seed=seed)
     made = replace(made, nimg=None, prevalence=None, version=__version__)
-    window = next(iter(its.windows.values()), None)
-    info = {"resolution": generator.resolution, "store": its.store, "encoder": None, "window": window}
+    info = {"resolution": generator.resolution, "store": its.store, "encoder": None, "window": its.window}
     info |= {"generated": count, "psi": psi, "provenance": made.to_dict()}
     return Codes(table, w_plus, info)
 

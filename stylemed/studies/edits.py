@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 import torch
 
+from stylemed.data.store import LEAST_LIVER
 from stylemed.data.truth import LEAST_ACROSS, truth
 from stylemed.errors import BadInput
 from stylemed.evaluation.edits import EFFECTS, TRUTH, corrected_change, edit_effects, inpaint, truth_errors
 from stylemed.evaluation.judge import check_reader
 from stylemed.evaluation.memorization import nearest
 from stylemed.evaluation.reconstruction import by_patient
-from stylemed.evaluation.variety import LEAST_LIVER
 from stylemed.latent.codes import Codes, codes_of
 from stylemed.latent.direction import Direction, mean_style, random_direction, steps_to, walk
 from stylemed.latent.generation import random_styles

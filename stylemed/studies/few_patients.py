@@ -10,11 +10,10 @@ import pandas as pd
 import torch
 from scipy import ndimage
 
-from stylemed.data.store import disc_across, largest_px
+from stylemed.data.store import LEAST_LIVER, disc_across, largest_px
 from stylemed.data.truth import present, truth
 from stylemed.errors import BadInput
 from stylemed.evaluation.classification import LARGE
-from stylemed.evaluation.variety import LEAST_LIVER
 from stylemed.statistics import chance
 
 

@@ -26,6 +26,7 @@ from stylemed.latent import (
     walk,
 )
 from stylemed.latent import direction as direction_module
+from stylemed.latent.direction import labels_of
 from stylemed.latent.effects import band_split
 from stylemed.latent.mixing import describe_level, layers_of
 from stylemed.networks import Encoder, Generator
@@ -228,6 +229,15 @@ def test_unknown_slices_are_never_used():
     with_them, without = find_direction(codes), find_direction(codes.select(~unknown.to_numpy()))
     assert np.array_equal(with_them.vector, without.vector) and with_them.cv == without.cv
     assert with_them.cv["patients"] == 20
+
+
+def test_an_empty_place_of_a_label_is_unknown():
+    """In memory it is NaN; in a column of slices.csv, which is read as it stands, it is an empty text."""
+    for column in ([1, 0, None], ["1", "0", ""]):
+        np.testing.assert_array_equal(labels_of(pd.DataFrame({"sharp": column}), "sharp"), [1, 0, np.nan])
+    for wrong in (2, "yes", " "):
+        with pytest.raises(BadInput, match="'sharp' holds other values than 0 and 1"):
+            labels_of(pd.DataFrame({"sharp": [1, 0, wrong]}), "sharp")
 
 
 def test_orthogonal_direction_does_not_raise_the_column():

@@ -398,9 +398,6 @@ def need_judge(store: Any, direction: Any) -> None:
     if patients >= FEWEST_PATIENTS:
         return
     told = {"in cross-validation by patient within train": direction.cv, "on held-out test patients": direction.test}
-    for key, found in (("cv", direction.cv), ("test", direction.test)):
-        if found:
-            record("06_the_tumor_direction", **{f"{key}_{name}": found[name] for name in ("auc", "low", "high")})
     aucs = "; ".join(f"{where}, {_told_auc(found)}" for where, found in told.items() if found)
     stop(
         f"Whether the walk makes tumors is not measured: the split 'judge' has {patients} patients, but a judge needs "

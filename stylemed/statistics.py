@@ -64,6 +64,28 @@ def auc_draws(scores, y, patients, folds=None, *, seed: int = 0, draws: int = 20
     return np.divide(hits, pairs, out=np.full(len(drawn), np.nan), where=pairs > 0)
 
 
+def within_patient_auc(scores, y, patients, *, seed: int = 0, draws: int = 2000) -> tuple[float, float, float]:
+    """AUC of scores [N] for y [N] (0/1) over pairs of slices of the same patient -> (auc, low, high), 95 % by patient.
+
+    `patient_auc` counts a pair of two patients as well, and so rewards who knows which patient has a tumor at all. Here only those
+    with both kinds of slices count, each with all its pairs. Scores of different patients are never compared, so they may come
+    from different classifiers. NaN where no patient has both.
+    """
+    scores, y = np.asarray(scores, dtype=float), np.asarray(y).astype(bool)
+    patient, drawn = patient_samples(patients, draws, seed)
+    hits, pairs = np.zeros((2, drawn.shape[1]))
+    for one in range(drawn.shape[1]):
+        having, lacking = scores[(patient == one) & y][:, None], scores[(patient == one) & ~y]
+        hits[one] = (having > lacking).sum() + (having == lacking).sum() / 2
+        pairs[one] = having.size * lacking.size
+    if not pairs.any():
+        return float("nan"), float("nan"), float("nan")
+    below = drawn @ pairs
+    found = (drawn @ hits)[below > 0] / below[below > 0]
+    low, high = np.quantile(found[1:], (0.025, 0.975)) if len(found) > 1 else (np.nan, np.nan)
+    return float(found[0]), float(low), float(high)
+
+
 def sensitivity_draws(scores, y, patients, specificity: float = 0.9, *, seed: int = 0, draws: int = 2000) -> np.ndarray:
     """Share of y = 1 above the lowest score that so many of y = 0 do not exceed, then that of bootstrap samples, [1 + draws].
 

@@ -2,7 +2,15 @@
 
 import numpy as np
 
-from stylemed.statistics import auc_draws, by_chance, holm, mean_interval, patient_auc, sensitivity_draws
+from stylemed.statistics import (
+    auc_draws,
+    by_chance,
+    holm,
+    mean_interval,
+    patient_auc,
+    sensitivity_draws,
+    within_patient_auc,
+)
 
 
 def test_patient_auc_agrees_with_scikit_learn_and_keeps_to_its_folds():
@@ -17,6 +25,23 @@ def test_patient_auc_agrees_with_scikit_learn_and_keeps_to_its_folds():
     shifted = patient_auc(scores + 100 * folds, y, patients, folds)
     np.testing.assert_allclose(shifted, patient_auc(scores, y, patients, folds))
     assert np.isnan(patient_auc(scores, np.zeros(80), patients)).all()
+
+
+def test_within_patients_only_pairs_of_one_patient_count():
+    """Two patients with one right of two pairs and two of two; a third and a fourth have one kind of slices, and do not count."""
+    patients = np.array(["a", "a", "a", "b", "b", "b", "c", "d"])
+    y = np.array([1, 0, 0, 1, 1, 0, 1, 0])
+    scores = np.array([2.0, 1.0, 3.0, 6.0, 7.0, 5.0, -9.0, 99.0])
+    auc, low, high = within_patient_auc(scores, y, patients)
+    assert auc == 0.75 and low == 0.5 and high == 1
+    far = scores + np.array([100, 100, 100, -100, -100, -100, 7, 7])  # other classifiers for other patients
+    assert within_patient_auc(far, y, patients) == (auc, low, high)
+    assert within_patient_auc(np.zeros(8), y, patients)[0] == 0.5  # equal scores are half right
+    # Who knows the patient only is right between patients, and within them no better than chance.
+    y, patients = np.array([1, 1, 0, 1, 0, 0]), np.repeat(["a", "b"], 3)
+    knows = (patients == "a").astype(float)
+    assert patient_auc(knows, y, patients)[0] > 0.6 and within_patient_auc(knows, y, patients)[0] == 0.5
+    assert np.isnan(within_patient_auc([1, 2], [1, 0], ["a", "b"])).all()
 
 
 def test_sensitivity_is_that_of_the_roc_curve_and_samples_are_of_the_same_patients():

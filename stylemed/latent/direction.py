@@ -18,7 +18,7 @@ from stylemed.files import load_tensors, save_tensors
 from stylemed.latent.codes import Codes
 from stylemed.latent.mixing import layers_of, synthesize
 from stylemed.provenance import Provenance, belong_together
-from stylemed.statistics import patient_auc
+from stylemed.statistics import patient_auc, within_patient_auc
 
 COMPONENTS = (8, 32, 128)  # principal components the classifier may see: few patients, many latent axes
 STRENGTHS = tuple(10.0 ** np.arange(-3.0, 2.0))  # C of the logistic regression: small = strong shrinkage
@@ -39,7 +39,8 @@ class Direction:
         orthogonal_to: columns of the table whose linear trend in W was taken out of the vector.
         split: the split it was found on.
         cv: patient-wise cross-validation: auc, low, high (95 % interval by patient), fold_auc, folds, patients,
-            patients_with, patients_without, slices, slices_with.
+            patients_with, patients_without, slices, slices_with; and over pairs of slices of the same patient: within,
+            within_low, within_high, patients_both (who has slices of either class).
         test: the same numbers on the held-out test patients, or None where there are none with both classes.
         chosen: components and C that cross-validation inside the training patients chose.
         info: digests of store and encoder, copied from the codes, and the provenance with the patients it was found on.
@@ -102,6 +103,7 @@ def find_direction(
     split: str | None = "train",
     layers: str | list[int] = "all",
     orthogonal_to: tuple[str, ...] | list[str] = (),
+    chosen: dict | None = None,
     folds: int = 5,
     seed: int = 0,
 ) -> Direction:
@@ -116,6 +118,8 @@ def find_direction(
     scores of different folds come from different classifiers.
     `orthogonal_to`: columns such as "z_mm" or "body_px"; the vector is made orthogonal to the direction in which
     each rises in W (as InterFaceGAN does, Shen et al. 2020, section 3.3), inside the folds too.
+    `chosen`: components and C of another direction (`Direction.chosen`), so that nothing is chosen here: much faster, for many
+    permuted labels beside one direction.
     BadInput: fewer than three patients with each class, an unknown label or column.
     """
     inside = codes if split is None else codes.select(codes.find(split))
@@ -131,9 +135,9 @@ def find_direction(
     scores = np.empty(len(y))
     for fold in range(folds):
         train, valid = held_out != fold, held_out == fold
-        vector, *_ = _fit(x[train], y[train], patients[train], trends[train], seed)
+        vector, *_ = _fit(x[train], y[train], patients[train], trends[train], seed, chosen)
         scores[valid] = x[valid] @ vector
-    vector, offset, slope, chosen = _fit(x, y, patients, trends, seed)
+    vector, offset, slope, chosen = _fit(x, y, patients, trends, seed, chosen)
     step = float(np.std(x @ vector))
 
     direction = Direction(
@@ -314,10 +318,13 @@ def _some(patients: np.ndarray, most: int, seed: int) -> np.ndarray:
     return np.arange(len(patients)) if len(patients) <= most else np.flatnonzero(np.isin(patient, chosen))
 
 
-def _fit(x, y, patients, trends, seed: int) -> tuple[np.ndarray, float, float, dict]:
+def _fit(x, y, patients, trends, seed: int, chosen: dict | None = None) -> tuple[np.ndarray, float, float, dict]:
     """Unit vector in W, offset of the boundary along it, log odds for a length of 1 along it, and what was chosen."""
-    few = _some(patients, MOST_CHOICE, seed)
-    size, strength = _choose(x[few], y[few], patients[few], seed)
+    if chosen:
+        size, strength = chosen["components"], chosen["C"]
+    else:
+        few = _some(patients, MOST_CHOICE, seed)
+        size, strength = _choose(x[few], y[few], patients[few], seed)
     reduced = _Reduced(x, seed)
     size = min(size, max(reduced.sizes))
     model = _classifier(strength).fit(reduced(x, size), y)
@@ -357,6 +364,7 @@ def _unit(vector: np.ndarray) -> np.ndarray:
 
 def _summary(scores, y, patients, held_out, seed: int) -> dict:
     auc, low, high = patient_auc(scores, y, patients, held_out, seed=seed)
+    within, within_low, within_high = within_patient_auc(scores, y, patients, seed=seed)
     by_fold = [patient_auc(scores[held_out == f], y[held_out == f], patients[held_out == f], draws=1)[0]
                for f in np.unique(held_out)]  # fmt: skip
     return {
@@ -369,6 +377,10 @@ def _summary(scores, y, patients, held_out, seed: int) -> dict:
         "patients_without": len(np.unique(patients[y == 0])),
         "slices": len(y),
         "slices_with": int(y.sum()),
+        "within": within,
+        "within_low": within_low,
+        "within_high": within_high,
+        "patients_both": len(np.intersect1d(patients[y == 1], patients[y == 0])),
     }
 
 

@@ -1,4 +1,4 @@
-"""One measurement of train_throughput.py, in a process of its own: `python benchmarks/train_measures.py JOB`, both in JSON."""
+"""One measurement of train_throughput.py, in a process of its own: `python benchmarks/train_measures.py JOB`, in JSON."""
 
 import json
 import resource

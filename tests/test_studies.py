@@ -357,16 +357,17 @@ def few_store():
     return SliceStore("store", info, ((images + 1) * 175 - 100).round().numpy().astype(np.int16), labels, slices)
 
 
+@pytest.mark.slow
 def test_a_class_that_the_codes_hold_is_told_and_permuted_labels_are_not(few_store):
     """Axis 0 of the codes is the tumor; the liver is as large in all slices of a patient, and all lie at one height."""
-    result = classifier.run(few_store, Painter(), Finder(), permutations=9, progress=False)
+    result = classifier.run(few_store, Painter(), Finder(), permutations=3, folds=2, progress=False)
     auc = result.tables["auc"].set_index("what")
     assert auc.loc["encoder", "auc"] == 1 and auc.loc["encoder, orthogonal to liver area", "auc"] == 1
     assert 0.4 < auc.loc["liver area alone", "auc"] < 0.6 and auc.loc["height alone", "auc"] == 0.5
     told = ["slices", "slices_with", "patients_with", "patients_without"]
     assert auc.loc["encoder", told].tolist() == [103, 41, 13, 13]  # one slice of a tumor is not known
     permuted = result.tables["permuted"].set_index("what").loc["encoder"]
-    assert permuted["auc"] == 1 and 0.3 < permuted["mean"] < 0.7 and permuted["largest"] < 1 and permuted["p"] == 0.1
+    assert permuted["auc"] == 1 and 0.3 < permuted["mean"] < 0.7 and permuted["largest"] < 1 and permuted["p"] == 0.25
     assert set(result.made_from) == {"generator", "encoder"} and result.settings["label"] == "tumor"
 
     knows = Finder()

@@ -51,7 +51,7 @@ def draws_command(
     from stylemed.data.store import SliceStore
     from stylemed.studies.draws import run, write_pictures
 
-    opened, asked = SliceStore.open(store), None if judge is None else pretrained.judge(judge)
+    opened, asked = SliceStore.open(store), given(pretrained.judge, judge)
     found, shown = run(opened, pretrained.generator(generator)[0], asked, count=count, samples=samples, seed=seed)
     _write(found, out)
     if pictures is not None:

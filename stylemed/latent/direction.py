@@ -12,6 +12,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold
+from threadpoolctl import threadpool_limits
 
 from stylemed.errors import BadInput
 from stylemed.files import load_tensors, save_tensors
@@ -96,6 +97,7 @@ def labels_of(table: pd.DataFrame, label: str) -> np.ndarray:
     return values
 
 
+@threadpool_limits.wrap(limits=1)  # its matrices are small: two threads wait for each other, up to fifty times as long
 def find_direction(
     codes: Codes,
     label: str = "tumor",

@@ -235,6 +235,9 @@ def test_matched_histograms_are_those_of_the_reference():
     matched = translation.match_histogram(image.reshape(1, 1, 8, 8), wanted.reshape(1, 1, 8, 8))
     assert np.corrcoef(matched.ravel(), wanted[image.astype(int)])[0, 1] > 0.999 and matched.dtype == np.float32
     assert (matched.ravel().argsort() == image.argsort()).all()
+    air = np.where(np.arange(64) < 40, -1.0, rng.uniform(0, 1, 64)).reshape(1, 1, 8, 8)
+    again = translation.match_histogram(air, np.where(air < 0, -1.0, 0.5 * air))
+    assert len(np.unique(again[air < 0])) == 1 and np.abs(again - np.where(air < 0, -1.0, 0.5 * air)).max() < 1e-6
 
 
 @pytest.fixture

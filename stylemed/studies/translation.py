@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import rankdata
 
 from stylemed.errors import BadInput
 from stylemed.evaluation.judge import check_reader
@@ -110,11 +111,13 @@ def translations(store, generator, rows, codes, pool, target, levels, rng) -> di
 
 
 def match_histogram(images, reference) -> np.ndarray:
-    """Each image [N, 1, R, R] with the grey values that `reference` [M, 1, R, R] has as a whole: the k-th darkest by the k-th."""
+    """Each image [N, 1, R, R] with the grey values that `reference` [M, 1, R, R] has as a whole: the k-th darkest by the k-th.
+
+    Pixels of one grey value keep one: that of their mean rank. (Half of a slice is air; told apart by place it would be striped.)
+    """
     flat = np.asarray(images).reshape(len(images), -1)
-    ranks = flat.argsort(axis=1, kind="stable").argsort(axis=1)
-    wanted = np.quantile(np.asarray(reference), (np.arange(flat.shape[1]) + 0.5) / flat.shape[1])
-    return wanted[ranks].reshape(np.shape(images)).astype(np.float32)
+    shares = (rankdata(flat, axis=1) - 0.5) / flat.shape[1]
+    return np.quantile(np.asarray(reference), shares, method="hazen").reshape(np.shape(images)).astype(np.float32)
 
 
 def _errors(store, judge, true, images) -> pd.DataFrame:

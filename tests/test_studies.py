@@ -514,6 +514,10 @@ def test_augmentation_adds_what_each_arm_says_and_nothing_of_patients_held_out(f
     arms = tables["arms"].query("what == 'AUC' and tumors != 'all'").set_index("arm")["value"]
     assert len(arms) == 12 and (arms > 0.95).all()  # grey values tell these tumors
     assert set(tables["curve"]["patients"]) == {2, 4} and len(tables["differences"]) == 11 * 4
+    assert tables["contrasts"].groupby(["arm", "rival"]).size().to_dict() == {
+        ("spot, own", "guided, own"): 4,
+        ("spot, own", "painted"): 4,
+    }
     assert tables["test"]["slices"].tolist() == [15, 0, 25] and set(tables["agreement"]["arm"]) == set(told.index)
     trained = len(Linear.shown)
     # 12 arms and one more point of the curve; two points of the grid by two folds, two seeds. Four patients: at most three folds.

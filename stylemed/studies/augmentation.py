@@ -59,6 +59,7 @@ FOR_BALANCE = (
     "walked",
     "guided",
 )  # nothing to add where classes are balanced
+RIVALS = ("guided", "painted")  # of spot: the same edit drawn whole, and the same places without any network
 # Learning rates and shares of the added images that take part: points of equal number for arms without and with added images.
 GRIDS = {
     "alone": ((1e-3, 1.0), (3e-3, 1.0)),
@@ -144,9 +145,9 @@ def run(
 
     Tables: test (slices by class), training (what each arm learned from, and what was chosen), tuning (the whole grid), arms (AUC
     and sensitivity, mean of the seeds with their spread), differences (from "real"; p by bootstrap, Holm's correction over the
-    arms), curve, worth (the number of real patients that reaches an arm's AUC), agreement (of the classifier's errors with the
-    judge's). Intervals (95 %) and p are of a bootstrap of patients and seeds, paired between arms. Only tumors of at least 3
-    pixels across are learned from; `tumors` says whether smaller ones are asked for.
+    arms), contrasts (of spot from RIVALS, column `rival`), curve, worth (the number of real patients that reaches an arm's
+    AUC), agreement (of the classifier's errors with the judge's). Intervals (95 %) and p are of a bootstrap of patients and seeds,
+    paired between arms. Only tumors of at least 3 pixels across are learned from; `tumors` says whether smaller ones are asked for.
 
     What the choice by cross-validation cannot know: generator, labeller and direction have seen the patients that are held out.
     BadInput where parts do not belong together or have learned from `test` patients, and for too few patients or slices.
@@ -192,7 +193,7 @@ def run(
     }
     tables["tuning"] = pd.concat([job.tuning.assign(arm=name) for name, job in jobs.items()], ignore_index=True)
     tables["arms"] = pd.concat([in_words(each).assign(arm=name) for name, each in found.items()], ignore_index=True)
-    tables["differences"] = differences(found)
+    tables["differences"], tables["contrasts"] = differences(found), _contrasts(found, pipelines)
     rows = [in_words(each).assign(patients=n) for n, each in zip(counts, curve_found, strict=True)]
     tables["curve"], tables["worth"] = pd.concat(rows, ignore_index=True), worth(found, counts, curve_found)
     made_from = {f"{kind}, {name}": value for name, p in pipelines.items() for kind, value in p.digests.items()}
@@ -279,6 +280,18 @@ def _generated(few: Few, pipeline: Pipeline, by: str, count: int, share: float, 
 
 
 # -- the classifiers of an arm
+
+
+def _contrasts(found, pipelines) -> pd.DataFrame:
+    """Differences of the arm spot from each of RIVALS, for each pipeline."""
+    parts = []
+    for name in pipelines:
+        for rival in RIVALS:
+            both = f"spot, {name}", rival if rival in REAL else f"{rival}, {name}"
+            if set(both) <= found.keys():
+                some = {arm: found[arm] for arm in both}
+                parts.append(differences(some, first=both[1]).assign(rival=both[1]))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 @dataclass

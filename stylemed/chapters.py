@@ -21,7 +21,7 @@ from stylemed.files import write_json
 from stylemed.provenance import Provenance, belong_together
 
 # Whose artifacts a chapter uses, by the chapter's number.
-USES = {"03": ("01",), "04": ("03",), "05": ("04",), "06": ("04",), "07": ("04",), "10": ("01",)}
+USES = {"03": ("01",), "04": ("03",), "05": ("04",), "06": ("04",), "07": ("04",), "09": ("04",), "10": ("01",)}
 # What a chapter leaves in the artifacts folder for others. Of a training these are the weights: who deletes checkpoints for
 # room need not train again.
 MAKES = {

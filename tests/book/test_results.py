@@ -64,3 +64,18 @@ def test_the_intro_says_what_the_study_of_edits_found():
         "changes by at most {outside_hu:.0f} HU in the mean and the rest of the liver by {rest_hu:.0f}".format(**worst),
     ):
         assert text in said, text
+
+
+def test_the_intro_says_whether_generated_images_help():
+    result, said = Result.load(ROOT / "book" / "results" / "augmentation-phantom-64.json"), (ROOT / "book" / "intro.md")
+    arms = result.tables["arms"].query("what == 'AUC' and tumors != 'all'").set_index("arm")["value"]
+    away = result.tables["differences"].query("what == 'AUC' and tumors != 'all'").set_index("arm")
+    made = [arm for arm in arms.index if ", " in arm]
+    text = said.read_text()
+    assert f"With {result.settings['patients']} patients they did not" in text and (away["p_holm"] > 0.05).all()
+    assert f"real slices alone reach an AUC of {arms['real']:.2f}" in text
+    assert f"the best of {['six', 'seven'][len(made) - 6]} ways {arms[made].max():.2f}" in text
+    assert f"painted discs {arms['painted']:.2f}, with twice as many patients {arms['more patients']:.2f}" in text
+    best = ["real", "painted", "more patients", arms[made].idxmax()]
+    ends = result.tables["arms"].query("what == 'AUC' and tumors != 'all'").set_index("arm").loc[best]
+    assert ends["low"].max() < ends["high"].min()  # "all intervals cover each other"

@@ -94,6 +94,16 @@ def test_figures_have_caption_and_alt_text(name):
     assert len(labels) == len(set(labels))
 
 
+def test_labels_are_unique_in_the_book():
+    labels = Counter()
+    for name in NAMES:
+        labels.update(re.findall(r"^:(?:label|name): (\S+)", text_of(name), re.MULTILINE))
+        labels.update(
+            cell["metadata"].get("mystnb", {}).get("figure", {}).get("name", name) for cell in cells(name, "code")
+        )
+    assert [label for label, count in labels.items() if count > 1 and label not in NAMES] == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_exercises_are_graded_and_solved_by_code(name):
     parts, grades = cells(name), []

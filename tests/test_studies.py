@@ -582,14 +582,12 @@ def test_a_set_of_a_class_is_measured_beside_slices_that_the_judge_reads_too(few
         classes.run(few_store, *parts[:2], Eye("labeller"), {}, progress=False)
 
 
-@pytest.mark.parametrize(
-    ("size", "by_heart"), [(0.0, True), (3.0, False)]
-)  # livers of 8 pixels are in `train`, of 11 are not
+@pytest.mark.parametrize(("size", "by_heart"), [(0.0, True), (3.0, False)])
 def test_what_is_drawn_by_heart_is_told(few_store, size, by_heart, tmp_path):
+    """Livers of 8 pixels are in `train`, of 11 they are not."""
     people = pipeline_of(few_store, ["p00"])
-    people.generator.mapping = lambda z: torch.stack([z[:, 0], torch.full((len(z),), size)], dim=1).repeat(
-        1, LATENT // 2
-    )
+    two = lambda z: torch.stack([z[:, 0], torch.full((len(z),), size)], dim=1)  # noqa: E731
+    people.generator.mapping = lambda z: two(z).repeat(1, LATENT // 2)
     judge = Eye()
     judge.findings = people.labeller.findings
     result, pictures = draws.run(few_store, people.generator, judge, count=60, samples=200, pairs=3)
@@ -597,9 +595,8 @@ def test_what_is_drawn_by_heart_is_told(few_store, size, by_heart, tmp_path):
     away = tables["distances"].loc[draws.GENERATED]
     assert (away["1"] < 0.01) if by_heart else (away["0"] > 0.05)
     assert tables["distances"].loc[draws.HELD_OUT, "1"] < 0.01  # these patients have livers of the same sizes
-    assert (
-        tables["closer"].loc[draws.GENERATED, "share"] == 0
-    )  # not closer than held-out slices, which are copies as well
+    # Not closer than held-out slices, which are copies as well.
+    assert tables["closer"].loc[draws.GENERATED, "share"] == 0
     apart = (pictures["generated"] - pictures["nearest"]).abs().max()
     assert len(result.tables["pairs"]) == 3 and (apart < 0.01) == by_heart
     told = tables["tumors"].loc[draws.GENERATED]

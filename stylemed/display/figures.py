@@ -362,8 +362,6 @@ def intervals(names: list[str], table, xlabel: str, zero: str | None = None) -> 
         ax.hlines(y[some], low[some], high[some], color=ink, linewidth=1.6)
         ax.plot(value[some], y[some], "o", color=ink, markersize=5)
     chart_axes(ax)
-    if ax.get_legend():
-        ax.get_legend().remove()
     ax.set_yticks(y, names, fontsize=11)
     ax.invert_yaxis()
     ax.set_xlabel(xlabel, fontsize=12)
@@ -406,9 +404,10 @@ def _round_up(value: float) -> float:
 
 
 def chart_axes(ax) -> None:
-    """The look of every chart: two spines, a pale grid, a legend without a frame."""
+    """The look of every chart: two spines, a pale grid, a legend without a frame where something has a label."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=11)
     ax.grid(color="#dddddd", linewidth=0.6)
     ax.set_axisbelow(True)
-    ax.legend(fontsize=11, frameon=False, loc="best")
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(fontsize=11, frameon=False, loc="best")

@@ -24,7 +24,7 @@ from stylemed.evaluation.judge import check_reader
 from stylemed.latent.codes import Codes, codes_of, encode_store
 from stylemed.latent.direction import steps_to, walk
 from stylemed.latent.generation import class_images
-from stylemed.latent.guided import guided_edit, local_edit
+from stylemed.latent.guided import Guided, guided_edit, local_edit
 from stylemed.latent.inversion import check_networks, codes_by
 from stylemed.latent.mixing import synthesize
 from stylemed.provenance import Provenance, belong_together
@@ -243,28 +243,6 @@ def _painted(few: Few) -> Pool:
     return Pool(torch.from_numpy(images), np.ones(len(where), int), source.patients)
 
 
-def _walked(few: Few, pipeline: Pipeline, margin: float, encoded) -> Pool:
-    where = few.livers()
-    w_plus = encoded(few.rows[where])
-    steps = steps_to(w_plus, pipeline.direction, margin)
-    images = synthesize(pipeline.generator, walk(w_plus, pipeline.direction, steps[:, None])[:, 0]).clamp(-1, 1)
-    return Pool(images, np.ones(len(where), int), few.some(where).patients)
-
-
-def _edited(few: Few, pipeline: Pipeline, local: bool, encoded, edited) -> Pool:
-    """As wide as the training tumors are, at places drawn by chance; local: only the spot, in the slices themselves."""
-    where = few.livers()
-    slices, across = few.some(where), few.tumors()["across"].to_numpy()
-    radius = np.random.default_rng(few.seed).choice(across, len(where)) / 2
-    w_plus = encoded(few.rows[where])
-    how = dict(per_unit=few.store.windows[few.modality].per_unit, radius=radius, seed=few.seed, progress=False)
-    images = synthesize(pipeline.generator, edited(few.rows[where], w_plus, how)).clamp(-1, 1)
-    if local:
-        asked = guided_edit(pipeline.generator, pipeline.labeller, w_plus, 1, steps=0, **how).asked
-        images = local_edit(slices.images, synthesize(pipeline.generator, w_plus).clamp(-1, 1), images, asked)
-    return Pool(images, np.ones(len(where), int), slices.patients)
-
-
 def _generated(few: Few, pipeline: Pipeline, by: str, count: int, share: float, margin: float) -> Pool:
     """`class_images`; their coarse styles are those of the training slices, and so they are taken for images of these patients."""
     how = dict(by=by, ratio=share, direction=pipeline.direction, margin=margin, modality=few.modality, seed=few.seed)
@@ -280,18 +258,6 @@ def _generated(few: Few, pipeline: Pipeline, by: str, count: int, share: float, 
 
 
 # -- the classifiers of an arm
-
-
-def _contrasts(found, pipelines) -> pd.DataFrame:
-    """Differences of the arm spot from each of RIVALS, for each pipeline."""
-    parts = []
-    for name in pipelines:
-        for rival in RIVALS:
-            both = f"spot, {name}", rival if rival in REAL else f"{rival}, {name}"
-            if set(both) <= found.keys():
-                some = {arm: found[arm] for arm in both}
-                parts.append(differences(some, first=both[1]).assign(rival=both[1]))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 @dataclass
@@ -328,14 +294,44 @@ class Arm:
         if self.arm == "painted":
             return _painted(few)
         if self.arm == "walked":
-            return _walked(few, self.pipeline, self.margin, self._encoded)
+            return self._walked()
         if self.arm in ("guided", "spot"):
-            return _edited(few, self.pipeline, self.arm == "spot", self._encoded, self._guided)
+            return self._edited()
         if self.arm in ("generated", "generated only"):
             return _generated(few, self.pipeline, "coarse", both, 0.5, self.margin)
         if self.arm in ("coarse", "direction"):
             return _generated(few, self.pipeline, self.arm, few.missing, 1.0, self.margin)
         return None
+
+    def _walked(self) -> Pool:
+        few, parts = self.few, self.pipeline
+        where = few.livers()
+        w_plus = self._encoded(few.rows[where])
+        steps = steps_to(w_plus, parts.direction, self.margin)
+        images = synthesize(parts.generator, walk(w_plus, parts.direction, steps[:, None])[:, 0]).clamp(-1, 1)
+        return Pool(images, np.ones(len(where), int), few.some(where).patients)
+
+    def _edited(self) -> Pool:
+        """As wide as the training tumors are, at places drawn by chance; spot: the change alone, in the slices themselves."""
+        few, parts = self.few, self.pipeline
+        where, across = few.livers(), few.tumors()["across"].to_numpy()
+        rows, slices = few.rows[where], few.some(where)
+        radius = np.random.default_rng(few.seed).choice(across, len(where)) / 2
+        w_plus = self._encoded(rows)
+        how = dict(per_unit=few.store.windows[few.modality].per_unit, radius=radius, seed=few.seed, progress=False)
+
+        def edit(steps: int) -> Guided:
+            return guided_edit(parts.generator, parts.labeller, w_plus, 1, steps=steps, **how)
+
+        def make() -> Codes:
+            return codes_of(few.store, rows, edit(self.edit_steps).w_plus, {}, "train")
+
+        moved = self._kept("edits", {"rows": rows.tolist(), "edit steps": self.edit_steps}, make)
+        images = synthesize(parts.generator, moved).clamp(-1, 1)
+        if self.arm == "spot":
+            before = synthesize(parts.generator, w_plus).clamp(-1, 1)
+            images = local_edit(slices.images, before, images, edit(0).asked)
+        return Pool(images, np.ones(len(where), int), slices.patients)
 
     def _encoded(self, rows) -> np.ndarray:
         """Codes w+ of rows, some of them several times."""
@@ -343,29 +339,16 @@ class Arm:
         unique, of = np.unique(rows, return_inverse=True)
 
         def make() -> Codes:
-            how = dict(steps=self.descent, progress=False)
-            return codes_by(store, parts.generator, parts.encoder, unique, **how)
+            return codes_by(store, parts.generator, parts.encoder, unique, steps=self.descent, progress=False)
 
         return self._kept("codes", {"rows": unique.tolist()}, make)[of]
-
-    def _guided(self, rows, w_plus, how: Mapping) -> np.ndarray:
-        """Codes w+ of edits that add a tumor to each of the rows."""
-        store, parts = self.few.store, self.pipeline
-
-        def make() -> Codes:
-            moved = guided_edit(parts.generator, parts.labeller, w_plus, 1, steps=self.edit_steps, **how)
-            return codes_of(store, rows, moved.w_plus, {}, "train")
-
-        return self._kept("edits", {"rows": [int(row) for row in rows], "edit steps": self.edit_steps}, make)
 
     def _kept(self, what: str, key: dict, make) -> np.ndarray:
         """Codes from `work`, where two arms take the same and a killed study goes on."""
         if self.work is None:
             return make().w_plus
-        few = self.few
-        key |= {"store": few.store.digest, "descent": self.descent, "made from": self.pipeline.digests}
-        folder = self.work / f"{len(few.names)} patients, 1 to {few.ratio:g}"
-        return kept_codes(folder / f"{what}, {self.pipeline_name}.safetensors", key, make).w_plus
+        key |= {"store": self.few.store.digest, "descent": self.descent, "made from": self.pipeline.digests}
+        return kept_codes(_folder(self.work, self.few) / f"{what}, {self.pipeline_name}.safetensors", key, make).w_plus
 
     def pool(self, share: float, held=()) -> Pool:
         """What a classifier learns from, without anything that was made from slices of patients who are held out."""
@@ -401,7 +384,7 @@ class Arm:
             key |= {"edit steps": self.edit_steps}
         # Real slices alone are the same arm for whoever asks for so many patients.
         name = "real" if self.arm == "real" else self.name
-        folder = work / f"{len(few.names)} patients, 1 to {few.ratio:g}"
+        folder = _folder(work, few)
         self.tuning = kept_table(folder / f"{name}, tuning.json", key, lambda: self._tuned(grid, how, seed))
         best = self.tuning[self.tuning["chosen"]].iloc[0]
 
@@ -454,3 +437,22 @@ class Arm:
         row = self.tuning[self.tuning["chosen"]].iloc[0].drop("chosen").to_dict()
         real = {"patients": len(self.few.names), "real with tumor": int(self.few.y.sum()), "real": len(self.few.y)}
         return {"pipeline": self.pipeline_name, "learned from": whose, **real, **row}
+
+
+def _folder(work: Path, few: Few) -> Path:
+    return work / f"{len(few.names)} patients, 1 to {few.ratio:g}"
+
+
+# -- arms against each other
+
+
+def _contrasts(found, pipelines) -> pd.DataFrame:
+    """Differences of the arm spot from each of RIVALS, for each pipeline."""
+    parts = []
+    for name in pipelines:
+        for rival in RIVALS:
+            both = f"spot, {name}", rival if rival in REAL else f"{rival}, {name}"
+            if set(both) <= found.keys():
+                some = {arm: found[arm] for arm in both}
+                parts.append(differences(some, first=both[1]).assign(rival=both[1]))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

@@ -83,7 +83,7 @@ def run(
     tables["histogram"] = pd.DataFrame({"from": edges[:-1], "to": edges[1:], **shares})
     tables["pairs"] = behind.assign(sample=closest, distance=away[closest])
     settings = {"count": count, "samples": samples, "resolution": generator.resolution}
-    some = evenly_spaced(len(rows["test"]), min(GRID, len(rows["test"])))
+    some = evenly_spaced(len(rows["test"]), GRID)
     pictures = {"slices": test[some], "generated": made[closest.tolist()], "nearest": train[which[closest]]}
     pictures = {name: torch.as_tensor(images) for name, images in pictures.items()}
     minutes = (time.monotonic() - began) / 60

@@ -420,6 +420,7 @@ def test_labelled_samples_make_a_direction(cli, tmp_path, monkeypatch):
     assert Direction.load(tmp_path / "d").vector[0] > 0.9
 
 
+@pytest.mark.slow
 def test_a_wrong_preset_is_told_before_anything_is_measured_and_one_process_measures(
     cli, phantom, tmp_path, monkeypatch
 ):
@@ -445,6 +446,7 @@ def test_a_wrong_preset_is_told_before_anything_is_measured_and_one_process_meas
     assert measures[0] is None and isinstance(measures[1], Distances)
 
 
+@pytest.mark.slow
 def test_fields_of_a_preset_can_be_set(cli, tmp_path):
     cli("phantom", "--out", "p", "--patients", 4, "--size", 32, "--slices", 8)
     cli("prepare", "p", "--out", "store", "--resolution", 32, "--workers", 1)

@@ -478,6 +478,7 @@ def asked_edit(generator, labeller, w_plus, wanted, *, radius, **how):
     return SimpleNamespace(w_plus=walk(w_plus, axis(0, 0.5), np.full((len(w_plus), 1), 9.0))[:, 0], asked=asked)
 
 
+@pytest.mark.slow
 def test_augmentation_adds_what_each_arm_says_and_nothing_of_patients_held_out(few_store, tmp_path, monkeypatch):
     monkeypatch.setattr(augmentation, "train_classifier", Linear)
     monkeypatch.setattr(augmentation, "tumor_scores", Linear.score)

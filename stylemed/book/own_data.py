@@ -14,7 +14,7 @@ from stylemed.errors import BadInput
 from stylemed.files import write_atomic
 
 CARD = "model-card.md"
-PRESETS = {"phantom-64": "ct-64"}  # what real scans are trained with instead
+PRESETS = {"phantom-32": "ct-64", "phantom-64": "ct-64"}  # what real scans are trained with instead
 PHANTOM = ("patients", "test_patients", "first_test", "size")  # what chapter 1 draws it with, of no use beside data
 LEAST = {"train": 1, "test": 2}  # patients: without them no chapter can train, or none can mix
 LICENCE = (

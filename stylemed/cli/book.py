@@ -134,12 +134,20 @@ def book_picture(
             show_default=False,
         ),
     ] = None,
+    edits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Instead: slices of a released model, and the same with a tumor, such as phantom-64.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="PNG to write, or folder for what moves. Default: those of the intro.", show_default=False),
     ] = None,
 ) -> None:
-    """Draw the intro's pictures anew: the way of a slice, of what a profile's chapters left, or what moves, of a generator."""
+    """Draw the intro's pictures anew: the way of a slice, of what a profile's chapters left; what moves; or edits."""
     from stylemed.book.execution import checkout
     from stylemed.chapters import build_folder, networks
     from stylemed.data.store import SliceStore
@@ -149,6 +157,9 @@ def book_picture(
     if moving is not None:
         _draw_moving(moving, out or checkout() / "book" / "_static" / "walk")
         return
+    if edits is not None:
+        _draw_edits(edits, out or checkout() / "book" / "_static" / "guided.png")
+        return
     made = build_folder(profile) / "artifacts"
     out = out or checkout() / "book" / "_static" / "path.png"
     gan, encoder = networks(made)
@@ -157,10 +168,24 @@ def book_picture(
     print(f"written to {out}")
 
 
-def _draw_moving(generator: str, folder: Path) -> None:
-    """NAME.webp moves and NAME.png, its second stop, does not, for each of `display.moving.round_trips`."""
+def _draw_edits(name: str, file: Path) -> None:
+    """The first slices without tumor that a released model draws, and what `latent.guided_edit` made of them."""
     from stylemed import pretrained
-    from stylemed.display.moving import FRAMES, round_trips
+    from stylemed.data.store import Window
+    from stylemed.display.figures import reconstruction_figure
+    from stylemed.display.landing import with_tumors
+
+    bundle = pretrained.load(name)
+    window = Window(*bundle.generator.provenance.window)
+    before, after = with_tumors(bundle.generator, bundle.labeller, window.per_unit)
+    file.write_bytes(reconstruction_figure(before, after, window, names=("as drawn", "with a tumor")).png())
+    print(f"written to {file}")
+
+
+def _draw_moving(generator: str, folder: Path) -> None:
+    """NAME.webp moves and NAME.png, its second stop, does not, for each of `display.landing.round_trips`."""
+    from stylemed import pretrained
+    from stylemed.display.landing import FRAMES, round_trips
     from stylemed.display.pixels import animation, png
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ def train_gan_command(
         Path, typer.Option(help="Slice store; only its split train is learned from, distances are taken from test too.")
     ],
     run: Annotated[Path, typer.Option(help="Run folder; made if needed, gone on with if it is there.")],
-    preset: Annotated[str, typer.Option(help="smoke, phantom-64, ct-64, ct-128, paper.")],
+    preset: Annotated[str, typer.Option(help="smoke, phantom-32, phantom-64, ct-64, ct-128, paper.")],
     kimg: Annotated[float, typer.Option(help="Images to show in all, in thousands.")],
     max_minutes: Minutes = None,
     seed: Seed = 0,

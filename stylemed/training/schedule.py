@@ -162,6 +162,8 @@ _SMALL = {
 # Thousands of slices need little augmentation, hundreds more. In pairs the real image wins nearly always, r_t stays above its
 # target whatever p is, and at p = 0.8 the changes showed in generated images and variety fell (benchmarks/RESULTS.md).
 PRESETS["phantom-64"] = {**_SMALL, "augment": "fixed", "augment_p": 0.3}
+# For minutes at 32² (chapter 3): half the widths, so three times as many images in the same time, at twice the rate.
+PRESETS["phantom-32"] = {**PRESETS["phantom-64"], "fmap_base": 512, "fmap_max": 32, "learning_rate_default": 0.006}
 PRESETS["ct-64"] = {**_SMALL, "augment": "fixed", "augment_p": 0.5}
 PRESETS["ct-128"] = {
     **_SMALL,

@@ -91,6 +91,7 @@ def test_a_released_model_is_taken_and_named(bundle, artifacts, monkeypatch, cap
     assert chapters.inputs("smoke", needs=["store"]).gan_path == artifacts / "gan"
 
 
+@pytest.mark.slow
 def test_nobody_is_measured_on_whom_it_may_have_seen(store, bundle, bundle_of, artifacts, monkeypatch, capsys):
     everybody = store.provenance.to_dict() | {"store": "another"}
     by_name = bundle_of(everybody | {"patients": {"phantom0006": []}})

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from stylemed import pretrained
 from stylemed.cli import app
 from stylemed.data import SliceStore, prepare
-from stylemed.display.moving import FRAMES, STOPS, round_trips
+from stylemed.display.landing import FRAMES, STOPS, round_trips, with_tumors
 from stylemed.display.path import TITLES, path_figure
 from stylemed.errors import BadInput
 from stylemed.latent import mix
@@ -73,6 +74,7 @@ def test_it_refuses_networks_of_other_slices(made):
         path_figure(SliceStore.open(folder / "artifacts" / "store"), generator, stranger)
 
 
+@pytest.mark.slow
 def test_what_moves_comes_back_and_the_intro_shows_it(root, tmp_path):
     generator = random_generator(0)
     export(tmp_path / "generator.safetensors", generator, {})
@@ -92,3 +94,12 @@ def test_what_moves_comes_back_and_the_intro_shows_it(root, tmp_path):
     assert torch.equal(trips["all"][0], trips["fine"][0]) and not torch.equal(
         trips["all"][FRAMES], trips["fine"][FRAMES]
     )
+
+
+@pytest.mark.slow
+def test_slices_of_the_intro_have_tumors_where_they_had_none(root):
+    model = pretrained.load("phantom-64")
+    before, after = with_tumors(model.generator, model.labeller, per_unit=200.0, count=2)
+    seen = [model.judge.findings(images).table["tumor"].tolist() for images in (before, after)]
+    assert seen == [[0, 0], [1, 1]] and np.abs(after - before).mean() < 0.02
+    assert "_static/guided.png" in (root / "book" / "intro.md").read_text()

@@ -135,6 +135,7 @@ def test_what_cannot_be_made_is_said(monkeypatch, tmp_path):
         write_class_images(tmp_path / "made", made, {}, Simple())
 
 
+@pytest.mark.slow
 def test_a_guided_set_has_tumors_where_they_were_asked_for(monkeypatch):
     monkeypatch.setattr("stylemed.latent.generation.FEW", 3)
     generator, labeller = pretrained.generator("phantom-64")[0], pretrained.labeller("phantom-64")

@@ -13,6 +13,7 @@ from stylemed.latent.mixing import synthesize
 PER_UNIT = 200.0
 
 
+@pytest.mark.slow
 def test_a_tumor_where_it_was_asked_for_and_little_else():
     generator, labeller = pretrained.generator("phantom-64")[0], pretrained.labeller("phantom-64")
     w_plus = random_styles(generator, 40, 1.0, 3).numpy().copy()

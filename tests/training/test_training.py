@@ -103,6 +103,7 @@ def test_training_learns_logs_and_exports(tmp_path):
     assert images[..., 4:12, 4:12].mean() > images[..., :2].mean()  # bright in the middle, dark at the rim
 
 
+@pytest.mark.slow
 def test_training_that_ends_before_its_first_tick_has_a_log(tmp_path):
     log = train_gan(Blobs(), tmp_path / "run", "smoke", kimg=0.008, progress=False, **TINY).log()
     assert list(log.kimg) == [0.008] and (log.isna().sum() == 0).all()
@@ -156,6 +157,7 @@ def test_last_checkpoint_of_each_resolution_stays(tmp_path):
     assert names == [["0000000160", "8"], ["0000000640", "16"], ["0000000720", "16"], ["0000000800", "16"]]
 
 
+@pytest.mark.slow
 def test_grid_export_measure_and_checkpoint_have_intervals_of_their_own(tmp_path):
     seen = []
 
@@ -355,6 +357,7 @@ def test_values_of_another_type_are_refused(config, changes):
     assert config("smoke", ema_rampup=None, tick_kimg=1).tick_kimg == 1  # a whole number is a number
 
 
+@pytest.mark.slow
 def test_a_measured_radius_clips_a_hundredth_of_the_generators_own_latents():
     torch.manual_seed(0)
     generator = Generator(16, **{k: v for k, v in TINY.items() if k != "batch_default"}).eval()
@@ -390,6 +393,7 @@ def test_encoder_trains_resumes_to_the_bit_and_exports(tmp_path, changes):
     assert said <= set(run.log().columns) and len(run.samples()) >= 1
 
 
+@pytest.mark.slow
 def test_an_encoder_in_bf16_learns_as_one_in_float32(tmp_path):
     gan = train_gan(Blobs(), tmp_path / "gan", "smoke", kimg=0.05, progress=False, **TINY).path
     told = {}

@@ -1,12 +1,14 @@
-"""The intro's moving slices: styles go round in W, all of them or a level at a time. `stylemed book picture` draws them."""
+"""What the intro shows of a released model: slices that move, and slices with a tumor put in (`stylemed book picture`)."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 from stylemed.latent.generation import random_styles
+from stylemed.latent.guided import guided_edit
 from stylemed.latent.mixing import LEVELS, layers_of, synthesize
 
 STOPS = 3  # slices that a round passes, the first one again at its end
@@ -31,3 +33,19 @@ def round_trips(generator, seed: int = 0) -> dict[str, torch.Tensor]:
         w_plus[:, layers] = there[:, layers]
         ways[level] = synthesize(generator, w_plus).clamp(-1, 1)
     return ways
+
+
+def with_tumors(generator, labeller, per_unit: float, count: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Slices without tumor, and the same after `guided_edit` was asked for one: images [count, 1, R, R] in [-1, 1] each.
+
+    They are the first that come from `seed` in which the labeller sees no tumor, and a liver on a twentieth of the image.
+    per_unit: HU in an image step of 1, as `Window.per_unit`.
+    """
+    styles = random_styles(generator, 12 * count, PSI, seed)
+    images = synthesize(generator, styles).clamp(-1, 1)
+    seen = labeller.findings(images).table
+    free = (seen["tumor"] == 0) & (seen["liver_px"] > images.shape[-1] ** 2 / 20)
+    chosen = np.flatnonzero(free)[:count]
+    edited = guided_edit(generator, labeller, styles[chosen], 1, per_unit=per_unit, seed=seed)
+    after = synthesize(generator, torch.as_tensor(edited.w_plus)).clamp(-1, 1)
+    return images[chosen].numpy(), after.numpy()

@@ -458,6 +458,7 @@ def test_fields_of_a_preset_can_be_set(cli, tmp_path):
         assert says in sentence(cli(*gan[:-4], "--preset", "smoke", "--kimg", 0.016, "--set", wrong, code=2))
 
 
+@pytest.mark.slow
 def test_left_out_cases_are_named_and_exit_3(cli, tmp_path):
     cli("phantom", "--out", "p", "--patients", 3, "--size", 64, "--slices", 10)
     volume = sorted((tmp_path / "p").glob("volume-*"))[0]

@@ -86,6 +86,7 @@ def test_tensors_come_back_with_their_header_and_only_as_what_they_are(tmp_path)
         load_tensors(file, "generator")
 
 
+@pytest.mark.slow
 def test_readers_of_before_can_be_read(tmp_path):
     """Their header names a class of before, and their provenance says which reader it is."""
     network = ReaderNetwork(8, 1)
@@ -103,6 +104,7 @@ def test_readers_of_before_can_be_read(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(reader.network.parameters(), again.network.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_released_network_is_no_other(root):
     """Frozen networks, and a judge of before the header named a kind."""
     folder = root / "stylemed" / "pretrained" / "phantom-64"

@@ -15,6 +15,8 @@ from stylemed.pretrained.bundles import release
 from stylemed.provenance import Provenance
 from stylemed.training.run import export
 
+pytestmark = pytest.mark.slow
+
 SMALL = dict(fmap_base=128, fmap_max=16)
 
 
@@ -91,7 +93,6 @@ def test_a_released_model_is_taken_and_named(bundle, artifacts, monkeypatch, cap
     assert chapters.inputs("smoke", needs=["store"]).gan_path == artifacts / "gan"
 
 
-@pytest.mark.slow
 def test_nobody_is_measured_on_whom_it_may_have_seen(store, bundle, bundle_of, artifacts, monkeypatch, capsys):
     everybody = store.provenance.to_dict() | {"store": "another"}
     by_name = bundle_of(everybody | {"patients": {"phantom0006": []}})
@@ -138,7 +139,6 @@ def test_no_released_model_knows_the_test_patients_of_chapter_1(name):
     assert 0 < len(known) and max(known) < chapters.FIRST_TEST
 
 
-@pytest.mark.slow
 def test_a_chapter_opened_alone_makes_a_store_only(bundle, tmp_path, monkeypatch):
     """And its test patients are none of those a released model knows."""
     monkeypatch.setenv("STYLEMED_BUILD", str(tmp_path))

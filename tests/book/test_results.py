@@ -11,6 +11,8 @@ from stylemed.networks.reader import ReaderNetwork
 from stylemed.studies import Result
 from stylemed.training.run import load_network
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 NETWORKS = {"generator": Generator, "encoder": Encoder, "judge": ReaderNetwork, "labeller": ReaderNetwork}
 

@@ -38,6 +38,7 @@ def md5(path):
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_archive_becomes_a_folder_that_can_be_read(server, tmp_path, capsys):
     root, address = server
     arguments = dict(url=f"{address}/Task03_Liver.tar", md5=md5(root / "Task03_Liver.tar"), progress=False)
@@ -49,6 +50,7 @@ def test_archive_becomes_a_folder_that_can_be_read(server, tmp_path, capsys):
     assert "already" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_archive_that_lies_there_needs_no_network(server, tmp_path, monkeypatch, capsys):
     from monai.apps.datasets import DecathlonDataset
 
@@ -81,6 +83,7 @@ def test_an_archive_that_lies_there_needs_no_network(server, tmp_path, monkeypat
         ("other.tar", "other.tar", "not this data set"),
     ],
 )
+@pytest.mark.slow
 def test_what_is_not_the_archive_leaves_no_data_set(server, tmp_path, file, sum_of, says):
     root, address = server
     with pytest.raises(BadInput, match=says):
@@ -88,6 +91,7 @@ def test_what_is_not_the_archive_leaves_no_data_set(server, tmp_path, file, sum_
     assert not (tmp_path / "data" / "Task03_Liver").exists() and not list((tmp_path / "data").glob(".*"))
 
 
+@pytest.mark.slow
 def test_room_is_looked_at_first(server, tmp_path, monkeypatch):
     root, address = server
     usage = namedtuple("usage", "total used free")

@@ -143,6 +143,7 @@ def test_same_inputs_and_settings_are_done_once(phantom, tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["copy", "s"], "no scraps beside the store"
 
 
+@pytest.mark.slow
 def test_processes_make_the_same_store(phantom, store, tmp_path, monkeypatch):
     monkeypatch.setattr("stylemed.data.preparing.WORTH_MB", 1e-6)
     monkeypatch.chdir(tmp_path)  # relative paths are those of the caller

@@ -106,6 +106,7 @@ def test_rows_mixing_and_traversal_are_labelled():
     no_text_overlaps(figures.traversal_figure(images, steps))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [16, 512])
 def test_figure_1_on_paper_is_as_wide_as_a_text_and_has_a_along_the_top(side):
     a, b, grid = slices(3, side=side), slices(2, side=side), slices(3, 2, side=side)

@@ -30,6 +30,8 @@ from stylemed.training.reader import (
     train_labeller,
 )
 
+pytestmark = pytest.mark.slow
+
 SMALL = reader_config("smoke")
 TINY = reader_config("smoke", kimg=0.08, tick_kimg=0.04)
 
@@ -48,7 +50,6 @@ def trained(store, tmp_path_factory):
     return train_judge(store, tmp_path_factory.mktemp("judge") / "run", SMALL, progress=False)
 
 
-@pytest.mark.slow
 def test_it_learns_and_only_from_its_patients(store, trained):
     log = trained.log()
     assert log["outlines"].iloc[-1] < 0.7 * log["outlines"].iloc[0] and log["modality"].iloc[-1] < 0.3
@@ -61,7 +62,6 @@ def test_it_learns_and_only_from_its_patients(store, trained):
     assert (table["patients"] <= 4).all() and "tumor, AUC" in table.index
 
 
-@pytest.mark.slow
 def test_resumed_judge_is_the_same(store, trained, tmp_path):
     train_judge(store, tmp_path / "run", SMALL, max_minutes=0.03, progress=False)
     train_judge(store, tmp_path / "run", SMALL, progress=False)
@@ -70,7 +70,6 @@ def test_resumed_judge_is_the_same(store, trained, tmp_path):
     assert all(torch.equal(x, y) for x, y in zip(a.network.parameters(), b.network.parameters(), strict=True))
 
 
-@pytest.mark.slow
 def test_curve_has_a_row_a_snapshot(trained):
     curve = pd.read_csv(trained.path / "curve.csv")
     assert list(curve["kimg"].round(1)) == [0.6, 1.2, 1.8, 2.4, 3.0]
@@ -84,7 +83,6 @@ def test_curve_has_a_row_a_snapshot(trained):
     assert row == {"auc": pytest.approx(4 / 6), "auc_portal": 1, "sensitivity": pytest.approx(2 / 3), "liver_dice": 0.5}
 
 
-@pytest.mark.slow
 def test_labeller_learns_from_train_and_is_no_judge(store, trained, tmp_path):
     swapped = store.slices["split"].replace({"judge": "train", "train": "judge"})
     store = copy.copy(store)
@@ -106,7 +104,6 @@ def test_labeller_learns_from_train_and_is_no_judge(store, trained, tmp_path):
         errors(labeller, store, "train")
 
 
-@pytest.mark.slow
 def test_a_judge_of_another_architecture_learns_and_comes_back(store, tmp_path):
     run = train_judge(store, tmp_path / "run", replace(TINY, trunk="residual", kimg=1.0), progress=False)
     log, judge = run.log(), Judge.load(run.path)
@@ -117,7 +114,6 @@ def test_a_judge_of_another_architecture_learns_and_comes_back(store, tmp_path):
         train_judge(store, tmp_path / "other", replace(TINY, trunk="resnet"), progress=False)
 
 
-@pytest.mark.slow
 def test_patients_it_learned_from_are_refused_by_name(store, trained):
     judge = Judge.load(trained.path)
     with pytest.raises(
@@ -197,7 +193,6 @@ def test_by_turns_no_judge_sees_whom_it_is_asked_about(store, tmp_path):
         cross_validate(store, tmp_path / "x", 11, TINY, progress=False)
 
 
-@pytest.mark.slow
 def test_findings_have_the_promised_shape(store, trained):
     judge = Judge.load(trained.path)
     rows = store.select("test")[:5]
@@ -239,7 +234,6 @@ def test_threshold_divides_what_can_be_divided():
     assert best_threshold(np.array([0.0, 1]), np.array([1.0, 1])) == 0
 
 
-@pytest.mark.slow
 def test_too_few_patients_and_files_that_are_no_judge(store, trained, tmp_path):
     with pytest.raises(BadInput, match="no such file"):
         Judge.load(tmp_path)

@@ -49,6 +49,7 @@ class Told:
         return SimpleNamespace(table=pd.DataFrame({"tumor": seen.astype(int)}))
 
 
+@pytest.mark.slow
 def test_errors_are_in_hu_and_each_within_its_region(store):
     rows = np.arange(6)
     again = torch.from_numpy(store.images(rows)).clone()

@@ -35,6 +35,7 @@ def test_a_tumor_where_it_was_asked_for_and_little_else():
     assert (labeller.findings(synthesize(generator, gone.w_plus)).table["tumor"] == 0).all()
 
 
+@pytest.mark.slow
 def test_bad_input_is_refused():
     generator, labeller = pretrained.generator("phantom-64")[0], pretrained.labeller("phantom-64")
     w_plus = torch.zeros(2, generator.num_layers, generator.latent_size)

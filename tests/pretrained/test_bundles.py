@@ -92,6 +92,7 @@ def test_what_was_changed_or_does_not_fit_is_refused(made, bundle, tmp_path):
         load(bundle.path)
 
 
+@pytest.mark.slow
 def test_networks_are_found_by_the_name_of_their_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert pretrained.folder("phantom-64") == pretrained.load("phantom-64").path

@@ -25,6 +25,7 @@ from stylemed.studies import (
     edits,
     few_patients,
     translation,
+    turns,
 )
 from stylemed.studies.factors import run, separability
 
@@ -542,6 +543,42 @@ def test_augmentation_refuses_what_has_seen_test_patients(few_store, tmp_path):
     with pytest.raises(BadInput, match="differ in size"):
         augmentation.run(few_store, {}, grids={"alone": [(1, 1)], "beside": []}, **how)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_patients_take_turns_and_none_is_known_to_what_measures_them(few_store, tmp_path, monkeypatch):
+    monkeypatch.setattr(augmentation, "train_classifier", Linear)
+    monkeypatch.setattr(augmentation, "tumor_scores", Linear.score)
+    monkeypatch.setattr(Linear, "shown", [])
+    seen = []
+    monkeypatch.setattr(turns.Turn, "train", lambda job, *how: (seen.append(job), augmentation.Arm.train(job, *how)))
+    how = dict(turns=3, seeds=2, steps=9, descent=0, work=tmp_path, progress=False)
+    how["grids"] = {"alone": ((1.0, 1.0), (9.0, 1.0)), "beside": ((1.0, 0.5), (1.0, 1.0))}
+    result = turns.run(few_store, Painter(), Finder(), **how)
+    assert len(seen) == 3 * len(turns.ARMS)
+    held = [{f"p{i:02d}" for i in range(13)} - set(job.few.names) for job in seen[:: len(turns.ARMS)]]
+    assert set.union(*held) == {f"p{i:02d}" for i in range(13)} and sum(map(len, held)) == 13
+    for number, job in enumerate(seen):
+        out = held[number // len(turns.ARMS)]
+        assert not out & (set(job.pool(1.0).patients) | set(job.parts.codes.table["patient"])), job.arm
+        if job.arm != "real":
+            assert job.pool(1.0).y.mean() == 0.5
+    tables = result.tables
+    auc = tables["arms"].query("tumors != 'all'").set_index("arm")["value"]
+    assert list(auc.index) == list(turns.ARMS) and (auc > 0.95).all() and set(tables["arms"]["what"]) == {"AUC"}
+    assert tables["direction"]["value"].iloc[0] == 1 and set(tables["differences"]["arm"]) == set(turns.ARMS) - {"real"}
+    assert tables["slices"]["slices"].tolist() == [40, 1, 62]
+    trained = len(Linear.shown)
+    again = turns.run(few_store, Painter(), Finder(), **how)
+    assert len(Linear.shown) == trained
+    for name, table in tables.items():
+        pd.testing.assert_frame_equal(again.tables[name], table, check_dtype=False)
+    knows = Finder()
+    knows.provenance = replace(few_store.learned_from([8]), kind="encoder")
+    with pytest.raises(BadInput, match=r"encoder has learned from patients of store \(p01\)"):
+        turns.run(few_store, Painter(), knows, **how)
+    with pytest.raises(BadInput, match="too few patients with and without tumors for 14 turns"):
+        turns.run(few_store, Painter(), Finder(), **how | {"turns": 14})
 
 
 class Short(Eye):

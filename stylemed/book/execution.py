@@ -16,13 +16,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from stylemed.book.staleness import Contents, chapter_left, chapter_made_from, why_stale, write_record
+from stylemed.book.staleness import Contents, above, chapter_left, chapter_made_from, why_stale, write_record
 from stylemed.chapters import MAKES, PACKAGE, ChapterEnds, profile_names, project_root
 from stylemed.errors import BadInput
 from stylemed.machine import machine
@@ -43,6 +45,7 @@ class Profile:
     description: str
     threads: int | None  # None: leave it to the machine
     hours: str  # what to expect, in words
+    at_once: int = 1  # chapters that run beside each other
     chapters: dict[str, dict[str, Any]] = field(default_factory=dict)
     rehearsal: dict[str, Any] = field(default_factory=dict)  # what a rehearsal puts in place of it (see `rehearsal`)
     note: str = ""  # on the first page
@@ -130,7 +133,7 @@ def run_stale(
     force: bool = False,
     quiet: bool = False,
 ) -> list[str]:
-    """Execute the chapters that are out of date (`names`; default: all), in reading order; force=True: all of them.
+    """Execute the chapters that are out of date (`names`; default: all), as `in_turn` has them; force=True: all of them.
 
     A chapter that ran makes those stale that read what it left, if that is not what it was. Returns the names of what ran.
     Raises BadInput for an unknown parameter before the first chapter runs, ChapterFailed.
@@ -139,13 +142,50 @@ def run_stale(
     names = sorted(set(names or chapter_names(root)))
     parameters = {name: chapter_parameters(name, profile, root) for name in names}
     done = []
-    for name in names:
+
+    def run(name: str) -> None:
         made_from = chapter_made_from(name, parameters[name] | {"threads": profile.threads}, build, root)
         why = "asked for" if force else why_stale(build / "runs" / f"{name}.json", made_from, build)
         if why:
             run_chapter(name, profile, build, root=root, quiet=quiet, why=why)
             done.append(name)
-    return done
+
+    in_turn(names, run, profile.at_once, quiet=quiet)
+    return sorted(done)
+
+
+def in_turn(names: list[str], run: Callable[[str], Any], at_once: int = 1, *, quiet: bool = False) -> None:
+    """Call `run` with each name, `at_once` beside each other, and with none before those whose artifacts it reads are done.
+
+    They begin in the order of `names`. After an error none begins any more, those that run come to their end, and it is raised;
+    an interrupt ends them all. Shows a bar of chapters where several run at once, which show none of their own.
+    """
+    from tqdm import tqdm
+
+    waiting, running = list(names), {}
+    failed: BaseException | None = None
+    bar = tqdm(total=len(names), desc="   chapters", unit="chapter", disable=quiet or at_once == 1)
+    with ThreadPoolExecutor(at_once) as pool, bar:
+        try:
+            while running or (waiting and not failed):
+                open_ones = {name[:2] for name in (*waiting, *running.values())}
+                ready = [name for name in waiting if not failed and open_ones.isdisjoint(above(name[:2]))]
+                for name in ready[: at_once - len(running)]:
+                    waiting.remove(name)
+                    running[pool.submit(run, name)] = name
+                finished: set[Future] = wait(running, timeout=5.0, return_when=FIRST_COMPLETED).done
+                for future in finished:
+                    del running[future]
+                    failed = failed or future.exception()
+                bar.set_postfix_str(" ".join(running.values()), refresh=False)
+                bar.update(len(finished))
+                bar.refresh()
+        except BaseException:
+            for process in list(_RUNNING):
+                _kill(process)
+            raise
+    if failed:
+        raise failed
 
 
 def run_chapter(
@@ -182,11 +222,11 @@ def run_chapter(
         "parameters": parameters,
         "cwd": str(cwd or root / "book"),
         "log": str(log),
-        "progress": not quiet,
+        "progress": not quiet and profile.at_once == 1,  # bars of two processes would write over each other
     }
     if not quiet:
         reason = f"; {why}" if why else ""
-        print(f"== {name} ({profile.name}{reason}); its output is in {relative(log, root)}", flush=True)
+        _say(f"== {name} ({profile.name}{reason}); its output is in {relative(log, root)}")
     started = time.time()
     code, peak = _run_watched(spec, _environment(profile, build))
     minutes = (time.time() - started) / 60
@@ -210,10 +250,18 @@ def run_chapter(
     (build / "runs" / f"{name}.started").unlink(missing_ok=True)
     write_record(record, made_from, chapter_left(name, build), **facts)
     if ended and not quiet:
-        print(f"   it ends early: {ended}")
+        _say(f"   {name} ends early: {ended}")
     if not quiet:
-        print(f"   {minutes:.1f} minutes, at most {facts['peak_memory_mb']} MB", flush=True)
+        _say(f"   {name}: {minutes:.1f} minutes, at most {facts['peak_memory_mb']} MB")
     return facts
+
+
+def _say(line: str) -> None:
+    """Print a line, above a bar that may be there."""
+    from tqdm import tqdm
+
+    tqdm.write(line)
+    sys.stdout.flush()
 
 
 def _start_clean(name: str, made_from: Contents, build: Path) -> None:
@@ -249,6 +297,21 @@ def _environment(profile: Profile, build: Path) -> dict[str, str]:
     return env
 
 
+_RUNNING: set[subprocess.Popen] = set()  # processes of chapters, of whatever thread
+
+
+def _kill(process: subprocess.Popen) -> None:
+    """With its kernel, which runs in a session of its own: an interrupt from the keyboard does not reach it."""
+    import psutil
+
+    family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    for member in [*family, process]:
+        try:
+            member.kill()
+        except (psutil.Error, ProcessLookupError):
+            pass
+
+
 def _run_watched(spec: dict[str, Any], env: dict[str, str]) -> tuple[int, int]:
     """Run papermill in a child process; returns its exit code and the peak memory of its process tree in bytes."""
     import psutil
@@ -268,18 +331,14 @@ def _run_watched(spec: dict[str, Any], env: dict[str, str]) -> tuple[int, int]:
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
+    _RUNNING.add(process)
     try:
         process.communicate(json.dumps(spec))
     except BaseException:
-        # The kernel runs in a session of its own, so an interrupt from the keyboard does not reach it.
-        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        for member in [*family, process]:
-            try:
-                member.kill()
-            except (psutil.Error, ProcessLookupError):
-                pass
+        _kill(process)
         raise
     finally:
+        _RUNNING.discard(process)
         stop.set()
         watcher.join()
     return process.returncode, peak

@@ -20,7 +20,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from stylemed.book.execution import Profile, chapter_names, checkout, read_profile, run_chapter
+from stylemed.book.execution import Profile, chapter_names, checkout, in_turn, read_profile, run_chapter
 from stylemed.book.publishing import read_runs
 from stylemed.errors import BadInput
 from stylemed.files import write_json
@@ -151,8 +151,7 @@ def read_baseline(profile: str, root: Path) -> dict[str, Any]:
 def run_all(profile: Profile, build: Path, root: Path, seed: int | None = None) -> Metrics:
     """Execute every chapter anew in `build`, which is emptied first."""
     shutil.rmtree(build, ignore_errors=True)
-    for chapter in chapter_names(root):
-        run_chapter(chapter, profile, build, root=root, seed=seed)
+    in_turn(chapter_names(root), lambda name: run_chapter(name, profile, build, root=root, seed=seed), profile.at_once)
     return read_metrics(build)
 
 

@@ -66,7 +66,7 @@ def chapter_made_from(name: str, parameters: dict[str, Any], build: Path, root: 
     }
     if parameters.get("data"):
         made_from["the data"] = _listing((root / "book" / parameters["data"]).resolve())
-    for number in _above(name[:2]):
+    for number in above(name[:2]):
         artifacts = Digests(build).of(_artifacts(number, build))
         made_from[f"artifacts of chapter {int(number)}"] = _digest(json.dumps(artifacts, sort_keys=True).encode())
     return made_from
@@ -132,7 +132,7 @@ def why_stale(record: Path, made_from: Contents, build: Path) -> str | None:
     return f"{lost[0]} is not what it left" if lost else None
 
 
-def _above(number: str) -> list[str]:
+def above(number: str) -> list[str]:
     """Numbers of all chapters whose artifacts a chapter reads, directly or through those it names."""
     found: set[str] = set()
     todo = list(USES.get(number, ()))

@@ -417,6 +417,32 @@ def augmentation_command(
     _write(found, out)
 
 
+@study.command("turns")
+def turns_command(
+    store: Annotated[Path, typer.Argument(help="Slice store with labelled patients, of any split.")],
+    generator: Annotated[str, typer.Option(metavar="RUN", help="That has learned from none of them.")],
+    encoder: Annotated[str, typer.Option(metavar="RUN", help="Of this generator.")],
+    out: Result,
+    work: Annotated[
+        Path, typer.Option(help="Folder that keeps every classifier's answers, so that the same line goes on.")
+    ],
+    turns: Annotated[int, typer.Option(help="Parts that the patients are dealt into.", min=2)] = 5,
+    arm: Annotated[list[str] | None, typer.Option(help="An arm; repeat. Default: all.", show_default=False)] = None,
+    seeds: Annotated[int, typer.Option(help="Classifiers of each arm and turn.", min=1)] = 3,
+    steps: Annotated[int, typer.Option(help="Gradient steps of each classifier.", min=1)] = 150,
+    modality: Annotated[str, typer.Option(help="Modality of the slices.")] = "CT",
+    seed: Seed = 0,
+) -> None:
+    """Does it help, where so few patients are labelled that each is measured by classifiers of the others: AUC of each arm."""
+    from stylemed import pretrained
+    from stylemed.data.store import SliceStore
+    from stylemed.studies.turns import ARMS, run
+
+    networks = pretrained.generator(generator)[0], pretrained.encoder(encoder)[0]
+    how = dict(turns=turns, arms=tuple(arm or ARMS), seeds=seeds, steps=steps, modality=modality, seed=seed)
+    _write(run(SliceStore.open(store), *networks, work=work, **how), out)
+
+
 def _loaded(directions: list[str] | None) -> dict:
     """The directions of the option `--direction NAME=FILE`, by name."""
     from stylemed.latent.direction import Direction

@@ -23,15 +23,17 @@ MEASURES = {AUC: auc_draws, f"sensitivity at {100 * SPECIFICITY:g} % specificity
 Drawn = dict[tuple[str, str], np.ndarray]
 
 
-def drawn_numbers(scores: np.ndarray, y, large, patients, seed: int = 0, draws: int = DRAWS) -> Drawn:
+def drawn_numbers(scores: np.ndarray, y, large, patients, seed: int = 0, draws: int = DRAWS, folds=None) -> Drawn:
     """{(tumors asked for, measure): [S, 1 + draws]}: the number of each of S classifiers, then those of bootstrap samples.
 
-    Samples are of patients. scores [S, N] of N slices; y [N] 1 with a tumor; large [N]: with one that counts; patients [N].
+    Samples are of patients. scores [S, N] of N slices; y [N] 1 with a tumor; large [N]: with one that counts; patients [N]; folds
+    [N]: the scores of each come from classifiers of its own, so only the AUC is told, over pairs of one fold.
     """
     out = {}
     for tumors, use in {LARGE: large | (y == 0), "all": np.full(len(y), True)}.items():
-        for what, measure in MEASURES.items():
-            each = [measure(one[use], y[use], patients[use], seed=seed, draws=draws) for one in scores]
+        how = dict(seed=seed, draws=draws) | ({} if folds is None else {"folds": folds[use]})
+        for what, measure in MEASURES.items() if folds is None else [(AUC, auc_draws)]:
+            each = [measure(one[use], y[use], patients[use], **how) for one in scores]
             out[tumors, what] = np.stack(each)
     return out
 

@@ -376,8 +376,7 @@ class Arm:
         key |= {"arm": self.arm, "grid": grid, **how}
         if self.arm not in ("real", "oversampled", "painted"):
             key |= {"times": self.times}
-        if self.pipeline is not None:
-            key |= {"made from": self.pipeline.digests, "margin": self.margin}
+        key |= self.made_from()
         if self.arm in ("walked", "guided", "spot"):
             key |= {"descent": self.descent}
         if self.arm in ("guided", "spot"):
@@ -430,6 +429,10 @@ class Arm:
                 scores[held] = tumor_scores(network, real.images[held])
             fold[held] = number
         return float(auc_draws(scores, real.y, real.patients, fold, draws=0)[0])
+
+    def made_from(self) -> dict:
+        """What the added images hang on, besides the training slices; part of the key of what is kept."""
+        return {} if self.pipeline is None else {"made from": self.pipeline.digests, "margin": self.margin}
 
     def told(self) -> dict:
         """A row of the table training."""

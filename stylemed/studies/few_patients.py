@@ -56,13 +56,19 @@ class TestSlices:
     def of(cls, store, modality: str) -> TestSlices:
         rows = store.select("test", modality=modality)
         true = truth(store, rows)
-        rows, true = rows[true["tumor"].notna()], true[true["tumor"].notna()]
-        if true["tumor"].nunique() < 2:
+        rows = rows[true["tumor"].notna()]
+        if true["tumor"].dropna().nunique() < 2:
             raise BadInput(
                 f"{store.path} has no {modality} slices of test with a tumor and without; give it more patients."
             )
-        y, images = true["tumor"].to_numpy().astype(int), torch.from_numpy(store.images(rows))
-        return cls(images, store.slices["patient"].to_numpy()[rows], y, (present(true) == 1).to_numpy())
+        return cls.at(store, rows)
+
+    @classmethod
+    def at(cls, store, rows) -> TestSlices:
+        """Slices of these rows, whose state is known."""
+        true, images = truth(store, rows), torch.from_numpy(store.images(rows))
+        y, large = true["tumor"].to_numpy().astype(int), (present(true) == 1).to_numpy()
+        return cls(images, store.slices["patient"].to_numpy()[rows], y, large)
 
     def counted(self) -> pd.DataFrame:
         masks = {f"tumor of {LARGE}": self.large, "smaller tumor": (self.y == 1) & ~self.large, "no tumor": self.y == 0}

@@ -4,12 +4,14 @@ import json
 import re
 import subprocess
 import sys
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from stylemed import chapters
-from stylemed.book.execution import read_profile, run_chapter, with_values
+from stylemed.book.execution import ChapterFailed, in_turn, read_profile, run_chapter, with_values
 from stylemed.errors import BadInput
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +40,32 @@ def test_a_failing_cell_is_told_in_short_and_kept(tiny_book, python_env):
     assert re.search(r"01_one, cell 4 .*NameError: name 'no_such_name'", answer.stderr)
     assert (build / "failed" / "01_one.failed.ipynb").is_file()
     assert not (build / "executed" / "01_one.ipynb").exists() and not (build / "runs" / "01_one.json").exists()
+
+
+def test_chapters_run_beside_each_other_and_none_before_what_it_reads():
+    """02 and 03 meet at a barrier, so neither could run alone; 03 and what comes after it read chapter 1, or each other."""
+    met, lock, events = threading.Barrier(2, timeout=30), threading.Lock(), []
+
+    def run(name, fails=()):
+        with lock:
+            events.append(("begins", name))
+        if name in ("02_b", "03_c"):
+            met.wait()
+        with lock:
+            events.append(("ends", name))
+        if name in fails:
+            raise ChapterFailed(name)
+
+    names = ["01_a", "03_c", "02_b", "04_d", "05_e", "10_f"]
+    in_turn(names, run, 2, quiet=True)
+    at = {event: number for number, event in enumerate(events)}
+    assert len(events) == 2 * len(names)
+    for name, reads in {"03_c": "01_a", "04_d": "03_c", "05_e": "04_d", "10_f": "01_a"}.items():
+        assert at["ends", reads] < at["begins", name]
+    events.clear()
+    with pytest.raises(ChapterFailed, match="03_c"):
+        in_turn(names, partial(run, fails=["03_c"]), 2, quiet=True)
+    assert ("ends", "02_b") in events and ("begins", "04_d") not in events
 
 
 @pytest.mark.parametrize("broken", ["{", '{"cells": [1]}', "{}", "size = ="])

@@ -30,7 +30,6 @@ def git(root, *arguments):
     subprocess.run(["git", *identity, *arguments], cwd=root, check=True, capture_output=True)
 
 
-@pytest.mark.slow
 def test_check_repeats_and_names_the_place(tiny_book, capsys):
     chapter, file = tiny_book / "book" / "01_one.ipynb", tiny_book / "book" / "baselines" / "smoke.json"
     chapter.write_text(chapter.read_text().replace("fixed=7)", "fixed=7, noise=0.1 - seed)"))

@@ -14,7 +14,6 @@ from stylemed.errors import BadInput
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.slow
 def test_it_runs_apart_and_says_what_it_replaced(large_book, monkeypatch, capsys):
     from stylemed.training import schedule
 

@@ -15,8 +15,6 @@ from stylemed.pretrained.bundles import release
 from stylemed.provenance import Provenance
 from stylemed.training.run import export
 
-pytestmark = pytest.mark.slow
-
 SMALL = dict(fmap_base=128, fmap_max=16)
 
 
@@ -139,6 +137,7 @@ def test_no_released_model_knows_the_test_patients_of_chapter_1(name):
     assert 0 < len(known) and max(known) < chapters.FIRST_TEST
 
 
+@pytest.mark.slow
 def test_a_chapter_opened_alone_makes_a_store_only(bundle, tmp_path, monkeypatch):
     """And its test patients are none of those a released model knows."""
     monkeypatch.setenv("STYLEMED_BUILD", str(tmp_path))

@@ -264,6 +264,7 @@ def generator():
     return Generator(resolution=32, latent_size=16, mapping_layers=2, fmap_base=128, fmap_max=16).eval()
 
 
+@pytest.mark.slow
 def test_live_widgets_ask_the_generator(generator):
     with torch.no_grad():
         codes = generator.broadcast(generator.mapping(torch.randn(3, 16)))

@@ -22,6 +22,7 @@ from stylemed.networks import Encoder, Generator
 from stylemed.networks.untrained import random_generator
 from stylemed.training.run import export, load_encoder, load_generator
 
+pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
 
 
@@ -74,7 +75,6 @@ def test_it_refuses_networks_of_other_slices(made):
         path_figure(SliceStore.open(folder / "artifacts" / "store"), generator, stranger)
 
 
-@pytest.mark.slow
 def test_what_moves_comes_back_and_the_intro_shows_it(root, tmp_path):
     generator = random_generator(0)
     export(tmp_path / "generator.safetensors", generator, {})
@@ -96,7 +96,6 @@ def test_what_moves_comes_back_and_the_intro_shows_it(root, tmp_path):
     )
 
 
-@pytest.mark.slow
 def test_slices_of_the_intro_have_tumors_where_they_had_none(root):
     model = pretrained.load("phantom-64")
     before, after = with_tumors(model.generator, model.labeller, per_unit=200.0, count=2)

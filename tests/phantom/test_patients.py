@@ -17,6 +17,7 @@ def volumes(phantom):
     return [read_case(case) for case in find_cases(phantom)]
 
 
+@pytest.mark.slow
 def test_same_seed_same_patients(phantom, tmp_path):
     """Whoever else is made, in however many processes, under whatever split."""
     again = make_phantom(tmp_path / "p", 1, test_patients=1, size=64, slices=20, workers=2, progress=False)

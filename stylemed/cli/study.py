@@ -417,6 +417,32 @@ def augmentation_command(
     _write(found, out)
 
 
+@study.command("channels")
+def channels_command(
+    store: Store,
+    generator: OfGenerator,
+    encoder: Annotated[str, typer.Option(metavar="RUN", help="Of this generator.")],
+    labeller: Annotated[str, typer.Option(metavar="RUN", help="Labeller that ranks and chooses, on samples.")],
+    judge: Annotated[str, typer.Option(metavar="RUN", help="Judge that measures, on test.")],
+    out: Result,
+    work: Annotated[Path, typer.Option(help="Folder that keeps what is done, so that the same line goes on.")],
+    drawn: Annotated[int, typer.Option(help="Samples that all channels are ranked on.", min=1)] = 12,
+    count: Annotated[int, typer.Option(help="Slices with and without tumor, at most.", min=1)] = 60,
+    steps: Annotated[int, typer.Option(help="Of descent from the encoder's answers.", min=0)] = 200,
+    modality: Annotated[str, typer.Option(help="Modality of the slices.")] = "CT",
+    seed: Seed = 0,
+) -> None:
+    """Does one style channel add or remove tumors? Ranked by the labeller on samples, measured by the judge on test slices."""
+    from stylemed import pretrained
+    from stylemed.data.store import SliceStore
+    from stylemed.studies.channels import run
+
+    networks = pretrained.generator(generator)[0], pretrained.encoder(encoder)[0]
+    readers = pretrained.labeller(labeller), pretrained.judge(judge)
+    how = dict(drawn=drawn, count=count, steps=steps, modality=modality, work=work, seed=seed)
+    _write(run(SliceStore.open(store), *networks, *readers, **how), out)
+
+
 @study.command("turns")
 def turns_command(
     store: Annotated[Path, typer.Argument(help="Slice store with labelled patients, of any split.")],

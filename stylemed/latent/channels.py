@@ -1,0 +1,71 @@
+"""Edits of single style channels: the numbers that a styled layer takes from w, one by one (Wu, Lischinski and Shechtman 2021).
+
+A direction in W moves all of them at once. What one alone does is often local, and may be what no line in W can do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stylemed.latent.generation import random_styles
+from stylemed.latent.mixing import synthesize
+
+
+@dataclass(frozen=True, order=True)
+class Channel:
+    """One number of the style of a layer: scale or shift of one of its feature maps."""
+
+    layer: int
+    index: int
+    shift: bool
+
+    def __str__(self) -> str:
+        return f"layer {self.layer}, {'shift' if self.shift else 'scale'} {self.index}"
+
+
+def channels_of(generator) -> list[Channel]:
+    """All of them, layer by layer; two for each feature map of each layer."""
+    sizes = [_affine(generator, layer).weight.shape[0] // 2 for layer in range(generator.num_layers)]
+    return [Channel(layer, i, shift) for layer, n in enumerate(sizes) for shift in (False, True) for i in range(n)]
+
+
+@torch.no_grad()
+def spread_of_channels(generator, count: int = 1024, seed: int = 0) -> dict[Channel, float]:
+    """Standard deviation of each channel over `count` random styles, untruncated."""
+    styles = random_styles(generator, count, 1.0, seed)
+    spread = {}
+    for layer in range(generator.num_layers):
+        scale, shift = _affine(generator, layer)(styles[:, layer]).std(dim=0).chunk(2)
+        for is_shift, values in ((False, scale), (True, shift)):
+            spread |= {Channel(layer, i, is_shift): value for i, value in enumerate(values.tolist())}
+    return spread
+
+
+def moved(generator, w_plus, channel: Channel, by: float) -> Tensor:
+    """Images [N, C, R, R] of codes [N, L, latent] whose `channel` is raised by so much; on the CPU."""
+    with _raised(generator, channel, by):
+        return synthesize(generator, w_plus)
+
+
+def _affine(generator, layer: int) -> nn.Module:
+    return generator.blocks[layer // 2].styled[layer % 2].style
+
+
+@contextmanager
+def _raised(generator, channel: Channel, by: float) -> Iterator[None]:
+    affine = _affine(generator, channel.layer)
+
+    def raise_one(_module, _inputs, style: Tensor) -> Tensor:
+        where = channel.index + channel.shift * (style.shape[1] // 2)
+        return style + by * nn.functional.one_hot(torch.tensor(where), style.shape[1]).to(style)
+
+    handle = affine.register_forward_hook(raise_one)
+    try:
+        yield
+    finally:
+        handle.remove()

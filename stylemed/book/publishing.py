@@ -151,8 +151,8 @@ def status_page(profile: Profile, build: Path) -> str:
     lines = [
         "# How this book was made",
         "",
-        f"Every number and figure of these pages was computed in the profile `{profile.name}`: {profile.description}",
-        "The chapters ran one after another, each in a process of its own.",
+        f"Numbers and figures of these pages were computed in the profile `{profile.name}`: {profile.description}",
+        "Each chapter ran in a process of its own; what a study measured says so, with its command.",
         "",
         "| chapter | minutes | peak memory (MB) | threads |",
         "|---|---:|---:|---:|",

@@ -295,9 +295,6 @@ def _panels(log, panels: list[list[str]], x: str, columns: int = 1, distances=No
         places[k].set_yscale("log" if names[0][0] == "frechet" else "linear")  # it falls by orders of magnitude
     for k, ax in places.items():
         chart_axes(ax)
-        # Above the lines: a small chart has no free corner.
-        place = {"loc": "lower left", "bbox_to_anchor": (0, 0.96), "ncols": 2, "borderpad": 0, "columnspacing": 1.0}
-        ax.legend(fontsize=11, frameon=False, handlelength=1.6, **place)
         if k >= order[-columns]:
             ax.tick_params(labelbottom=True)
             ax.set_xlabel("images seen, in thousands" if x == "kimg" else x, fontsize=12)
@@ -344,7 +341,6 @@ def bars(groups: list[str], series: dict, ylabel: str, intervals: dict | None = 
     ax.grid(axis="x", visible=False)
     ax.set_xticks(range(len(groups)), groups)
     ax.set_ylabel(ylabel, fontsize=12)
-    ax.legend(fontsize=11, frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderpad=0)
     return figure
 
 
@@ -404,10 +400,11 @@ def _round_up(value: float) -> float:
 
 
 def chart_axes(ax) -> None:
-    """The look of every chart: two spines, a pale grid, a legend without a frame where something has a label."""
+    """The look of every chart: two spines, a pale grid, where something has a label a legend without a frame above it."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=11)
     ax.grid(color="#dddddd", linewidth=0.6)
     ax.set_axisbelow(True)
     if ax.get_legend_handles_labels()[1]:
-        ax.legend(fontsize=11, frameon=False, loc="best")
+        place = {"loc": "lower left", "bbox_to_anchor": (0, 0.98), "ncols": 2, "borderpad": 0, "columnspacing": 1.0}
+        ax.legend(fontsize=11, frameon=False, handlelength=1.6, **place)

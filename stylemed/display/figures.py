@@ -234,7 +234,10 @@ def ways_figure(real, ways: dict, window, names=None, limit: float = 100.0) -> F
 
 
 USUAL = [["loss_d", "loss_g"], ["real_score", "fake_score"], ["r1"], ["loss"], ["w_error"], ["image_error"]]
-NAMES = {"r_t": "r_t = mean sign D(real)", "p": "p, augmented"}  # others: the column's name
+NAMES = {
+    "r_t": "r_t, how sure D is of real slices",
+    "p": "p, augmented",
+}  # others: the column's name
 MEASURED = {
     "frechet": "Fréchet distance",
     "frechet_floor": "floor: real slices",

@@ -238,8 +238,9 @@ def objective_figure() -> Figure:
     score = np.linspace(-6, 6, 200)
     chance = 1 / (1 + np.exp(-score))
     figure = SlideFigure(figsize=(6.4, 2.9), dpi=150, layout="constrained")
+    axes = figure.subplots(1, 2)
     for ax, title, curves in zip(
-        figure.subplots(1, 2),
+        axes,
         ("loss", "pull on the generator"),
         ((-np.logaddexp(0, score), np.logaddexp(0, -score)), (chance, 1 - chance)),
         strict=True,
@@ -250,7 +251,7 @@ def objective_figure() -> Figure:
         ax.set_xlabel("score of a generated image", fontsize=11)
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=10)
-    ax.legend(fontsize=10, frameon=False, loc="center right")
+    axes[0].legend(fontsize=10, frameon=False, loc="center left")
     return figure
 
 

@@ -426,7 +426,7 @@ def channels_command(
     judge: Annotated[str, typer.Option(metavar="RUN", help="Judge that measures, on test.")],
     out: Result,
     work: Annotated[Path, typer.Option(help="Folder that keeps what is done, so that the same line goes on.")],
-    drawn: Annotated[int, typer.Option(help="Samples that all channels are ranked on.", min=1)] = 12,
+    drawn: Annotated[int, typer.Option(help="Samples that channels are ranked on.", min=1)] = 12,
     count: Annotated[int, typer.Option(help="Slices with and without tumor, at most.", min=1)] = 60,
     steps: Annotated[int, typer.Option(help="Of descent from the encoder's answers.", min=0)] = 200,
     modality: Annotated[str, typer.Option(help="Modality of the slices.")] = "CT",

@@ -5,8 +5,8 @@ A direction in W moves all of them at once. What one alone does is often local, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -52,19 +52,34 @@ def moved(generator, w_plus, channel: Channel, by: float) -> Tensor:
         return synthesize(generator, w_plus)
 
 
+def slopes(generator, w_plus, tell: Callable[[Tensor], Tensor]) -> dict[Channel, float]:
+    """Mean derivative of tell(images) [N] by each channel, at the images of codes [N, L, latent]."""
+    layers = range(generator.num_layers)
+    moves = [torch.zeros(_affine(generator, layer).weight.shape[0], requires_grad=True) for layer in layers]
+    with ExitStack() as stack, torch.enable_grad():
+        for layer, move in zip(layers, moves, strict=True):
+            stack.enter_context(_hooked(generator, layer, lambda style, move=move: style + move))
+        found = torch.autograd.grad(tell(generator.synthesis(torch.as_tensor(w_plus))).mean(), moves)
+    parts = [part.chunk(2) for part in found]
+    return {one: parts[one.layer][one.shift][one.index].item() for one in channels_of(generator)}
+
+
 def _affine(generator, layer: int) -> nn.Module:
     return generator.blocks[layer // 2].styled[layer % 2].style
 
 
-@contextmanager
-def _raised(generator, channel: Channel, by: float) -> Iterator[None]:
-    affine = _affine(generator, channel.layer)
-
-    def raise_one(_module, _inputs, style: Tensor) -> Tensor:
+def _raised(generator, channel: Channel, by: float):
+    def raise_one(style: Tensor) -> Tensor:
         where = channel.index + channel.shift * (style.shape[1] // 2)
         return style + by * nn.functional.one_hot(torch.tensor(where), style.shape[1]).to(style)
 
-    handle = affine.register_forward_hook(raise_one)
+    return _hooked(generator, channel.layer, raise_one)
+
+
+@contextmanager
+def _hooked(generator, layer: int, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """The style of a layer goes through `change`, for as long as this lasts."""
+    handle = _affine(generator, layer).register_forward_hook(lambda _module, _inputs, style: change(style))
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
-"""Does one style channel add or remove tumors? The labeller ranks all of them on samples; the judge measures the best on `test`.
+"""Does one style channel add or remove tumors? The labeller ranks them on samples, the judge measures the best on `test`.
 
-The third way to a direction, where neither slices nor samples gave one: single channels, ranked by how far the labeller's answer
-moves for each HU that changes elsewhere (StyleSpace, Wu, Lischinski and Shechtman 2021).
+The third way to a direction, where neither slices nor samples gave one: single channels (StyleSpace, Wu, Lischinski and Shechtman
+2021). Those whose slope of the labeller's log odds is steepest are ranked by how far its answer moves for each HU elsewhere.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stylemed.errors import BadInput
 from stylemed.evaluation.edits import EFFECTS, edit_effects
 from stylemed.evaluation.judge import check_reader
 from stylemed.evaluation.reconstruction import by_patient
-from stylemed.latent.channels import Channel, channels_of, moved, spread_of_channels
+from stylemed.latent.channels import Channel, moved, slopes, spread_of_channels
 from stylemed.latent.generation import random_styles
 from stylemed.latent.inversion import check_networks, codes_by
 from stylemed.latent.mixing import synthesize
@@ -33,6 +33,7 @@ SIZE = 5.0  # standard deviations of the channel by which it is ranked
 SIZES = (2.5, 5.0, 10.0, 20.0)  # among which its step is chosen
 AIM = 0.95  # share changed: the least size that reaches it is chosen
 PSI = 0.7
+RANKED = 200  # channels, by the slope of the labeller's log odds at the samples, per standard deviation
 
 
 def run(
@@ -54,8 +55,8 @@ def run(
     """The study; ranking and codes are kept in the folder `work`, and the same call goes on from there.
 
     Args:
-        drawn: samples (psi 0.7) for each way, on which all channels are ranked, and five times as many for the choice.
-        top: channels of each way and sign that take part in the choice of channel and size.
+        drawn: samples (psi 0.7) for each way, on which channels are ranked, and five times as many for the choice.
+        top: channels of each way that take part in the choice of channel and size.
         count: `test` slices with and without tumor, at most. steps: of descent from the encoder's answers.
 
     Tables: ranked (the `top` of each way: raised or lowered by SIZE, change of the labeller's log odds towards what is asked, mean
@@ -142,13 +143,16 @@ def _effect(generator, labeller, styles, before, found, wanted: int, channel: Ch
 def _ranked(generator, labeller, styles, wanted, spread, per_unit, top: int, progress: bool) -> pd.DataFrame:
     before = synthesize(generator, styles)
     found, rows = labeller.findings(before), []
-    for channel in tqdm(channels_of(generator), desc="channels", unit="channel", disable=not progress):
-        for sign in (1.0, -1.0):
-            by = sign * SIZE * spread[channel]
-            row = _effect(generator, labeller, styles, before, found, wanted, channel, by, per_unit)
-            elsewhere = (row["outside_hu"] + row["rest_hu"]) / 2
-            named = {"layer": channel.layer, "index": channel.index, "shift": channel.shift, "sign": sign}
-            rows.append(named | row | {"per hu": row["log odds"] / max(elsewhere, 0.1)})
+    tell = lambda images: labeller.network(images.clamp(-1, 1))[1]["present"][:, 0]  # noqa: E731
+    steep = {channel: slope * spread[channel] for channel, slope in slopes(generator, styles, tell).items()}
+    steepest = sorted(steep, key=lambda channel: -abs(steep[channel]))[:RANKED]
+    for channel in tqdm(steepest, desc="channels", unit="channel", disable=not progress):
+        sign = 1.0 if (steep[channel] > 0) == bool(wanted) else -1.0
+        by = sign * SIZE * spread[channel]
+        row = _effect(generator, labeller, styles, before, found, wanted, channel, by, per_unit)
+        elsewhere = (row["outside_hu"] + row["rest_hu"]) / 2
+        named = {"layer": channel.layer, "index": channel.index, "shift": channel.shift, "sign": sign}
+        rows.append(named | row | {"per hu": row["log odds"] / max(elsewhere, 0.1)})
     return pd.DataFrame(rows).nlargest(top, "per hu").reset_index(drop=True)
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from stylemed.latent.channels import Channel, channels_of, moved, spread_of_channels
+from stylemed.latent.channels import Channel, channels_of, moved, slopes, spread_of_channels
 from stylemed.latent.generation import random_styles
 from stylemed.latent.mixing import synthesize
 from stylemed.networks import Generator
@@ -40,6 +40,12 @@ def test_a_channel_is_raised_alone_and_only_for_once(generator):
     unseen = moved(generator, styles, Channel(5, 1, True), 1.0)
     np.testing.assert_array_equal(unseen, before)
     np.testing.assert_array_equal(synthesize(generator, styles), before)
+    slope = slopes(generator, styles, lambda images: images.mean(dim=(1, 2, 3)))
+    assert slope[PLANTED] == pytest.approx(2 * change.mean().item(), rel=1e-3) and slope[Channel(5, 1, True)] == 0
+    early = Channel(0, 1, False)
+    assert slope[early] == pytest.approx(
+        (moved(generator, styles, early, 1e-2) - before).mean().item() / 1e-2, abs=1e-3
+    )
     spread = spread_of_channels(generator, 64)
     assert set(spread) == set(channels_of(generator)) and min(spread.values()) > 0
 
@@ -49,6 +55,9 @@ class Bright:
 
     def __init__(self, level):
         self.level = level
+
+    def network(self, images):
+        return None, {"present": 10 * (self.level - images[:, 0, 4:12, 4:12].mean(dim=(1, 2)))[:, None]}
 
     def findings(self, images):
         dark = self.level - np.asarray(images)[:, 0, 4:12, 4:12].mean(axis=(1, 2))

@@ -13,6 +13,8 @@ from stylemed.latent.mixing import synthesize
 from stylemed.networks import Generator
 from stylemed.studies import channels
 
+pytestmark = pytest.mark.slow
+
 PLANTED = Channel(layer=5, index=2, shift=True)
 
 

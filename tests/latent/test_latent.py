@@ -189,6 +189,7 @@ def test_grid_equals_single_images(generator):
 # --- direction
 
 
+@pytest.mark.slow
 def test_planted_direction_is_found_and_the_boundary_lies_on_it(tmp_path):
     codes, truth = planted()
     extra, _ = planted(20, seed=1)
@@ -222,6 +223,7 @@ def test_knowing_the_patient_does_not_help(labelled_by):
     assert abs(cv["auc"] - 0.5) < 0.15 and cv["low"] < 0.5 < cv["high"]
 
 
+@pytest.mark.slow
 def test_unknown_slices_are_never_used():
     codes, _ = planted()
     unknown = codes.table["patient"].astype(int) >= 20
@@ -240,6 +242,7 @@ def test_an_empty_place_of_a_label_is_unknown():
             labels_of(pd.DataFrame({"sharp": [1, 0, wrong]}), "sharp")
 
 
+@pytest.mark.slow
 def test_orthogonal_direction_does_not_raise_the_column():
     codes, truth = planted(effect=3.0)
     other = np.roll(np.eye(24)[0], 5)

@@ -61,6 +61,7 @@ def test_an_answer_that_the_outline_does_not_bear_out_is_no_label(codes):
         label_samples(Painted(), Eye("judge"), 10)
 
 
+@pytest.mark.slow
 def test_the_direction_of_the_class_is_found_in_samples_and_walks_across_it(codes, tmp_path):
     kept = Codes.load(matched(codes).save(tmp_path / "samples.safetensors"))
     found = find_direction(kept, split=None, folds=3, orthogonal_to=["liver_px", "phase_portal"])

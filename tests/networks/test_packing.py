@@ -35,6 +35,7 @@ def test_rounding_is_bounded_and_happens_once(storage):
         assert stored["weight"].dtype == torch.int8 and stored["weight"].abs().amax() == 127
 
 
+@pytest.mark.slow
 def test_frozen_networks_are_smaller_and_know_their_digest(tmp_path):
     torch.manual_seed(0)
     run = tmp_path / "run"

@@ -28,6 +28,7 @@ def test_same_seed_same_patients(phantom, tmp_path):
     assert (other / "volume-1.nii.gz").read_bytes() != (phantom / "volume-1.nii.gz").read_bytes()
 
 
+@pytest.mark.slow
 def test_test_patients_may_have_other_numbers(phantom, tmp_path):
     """So that a model elsewhere has not seen them; number 5 is the body it is in every phantom of this seed."""
     made = dict(test_patients=1, size=64, slices=20, progress=False)
@@ -156,6 +157,7 @@ def test_streaks_run_along_bone_and_keep_the_level():
     assert abs(added[0].mean()) < 1
 
 
+@pytest.mark.slow
 def test_the_mr_like_modality_shows_the_same_body_otherwise(tmp_path):
     folder = make_phantom(tmp_path / "p", 2, size=64, slices=20, mr=True, progress=False)
     ct, mr, *_ = (read_case(case) for case in find_cases(folder))

@@ -20,7 +20,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from stylemed.book.execution import Profile, chapter_names, chapter_parameters, checkout, find_chapter, read_profile
+from stylemed.book.execution import (
+    Profile,
+    chapter_names,
+    chapter_parameters,
+    checkout,
+    find_chapter,
+    in_turn,
+    read_profile,
+)
 from stylemed.book.execution import run_chapter as run_one
 from stylemed.errors import BadInput
 from stylemed.files import write_json
@@ -52,7 +60,13 @@ def rehearse(
     if not quiet:
         print(f"== rehearsal of the profile '{profile_name}' in {folder.relative_to(root)}; its numbers mean nothing")
         print("\n".join(f"   {line}" for line in replaced(profile)), flush=True)
-    facts = [run_one(name, cut, folder, root=folder, quiet=quiet) for name in names]
+    told = {}
+
+    def run(name: str) -> None:
+        told[name] = run_one(name, cut, folder, root=folder, quiet=quiet)
+
+    in_turn(names, run, cut.at_once, quiet=quiet)
+    facts = [told[name] for name in names]
     if not quiet:
         print(
             f"== the profile '{profile_name}' runs: {len(facts)} chapters, {sum(f['minutes'] for f in facts):.1f} min"

@@ -7,6 +7,7 @@ The third way to a direction, where neither slices nor samples gave one: single 
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ import torch
 from tqdm.auto import tqdm
 
 from stylemed.data.store import LEAST_LIVER
-from stylemed.data.truth import LEAST_ACROSS, truth
 from stylemed.errors import BadInput
 from stylemed.evaluation.edits import EFFECTS, edit_effects
 from stylemed.evaluation.judge import check_reader
@@ -26,12 +26,10 @@ from stylemed.latent.inversion import check_networks, codes_by
 from stylemed.latent.mixing import synthesize
 from stylemed.statistics import evenly_spaced
 from stylemed.studies import Result, digests_of, kept_codes, kept_table, refuse_seen
-from stylemed.training.reader import Findings
+from stylemed.studies.edits import AIM, WAYS, asked, some_findings
 
-WAYS = {"add": 1, "remove": 0}  # what the reader shall tell afterwards
 SIZE = 5.0  # standard deviations of the channel by which it is ranked
 SIZES = (2.5, 5.0, 10.0, 20.0)  # among which its step is chosen
-AIM = 0.95  # share changed: the least size that reaches it is chosen
 PSI = 0.7
 RANKED = 200  # channels, by the slope of the labeller's log odds at the samples, per standard deviation
 
@@ -77,15 +75,16 @@ def run(
     ranked, choice, effects = [], [], []
     for number, (way, wanted) in enumerate(WAYS.items()):
         samples = _samples(generator, labeller, drawn, wanted, seed + 100 * number)
-        rank = lambda: _ranked(generator, labeller, samples, wanted, spread, per_unit, top, progress)  # noqa: E731, B023
+        rank = partial(_ranked, generator, labeller, samples, wanted, spread, per_unit, top, progress)
         best = kept_table(work / f"ranked {way}.json", key, rank)
         ranked.append(best.assign(way=way))
         fresh = _samples(generator, labeller, 5 * drawn, wanted, seed + 100 * number + 50)
         tried = _tried(generator, labeller, fresh, wanted, spread, per_unit, best)
         choice.append(tried.assign(way=way))
         one = tried[tried["chosen"]].iloc[0]
-        rows = _rows(store, way, modality, count)
-        encode = lambda: codes_by(store, generator, encoder, rows, steps=steps, progress=progress)  # noqa: E731, B023
+        rows = asked(store, "test", way, modality)
+        rows = rows[evenly_spaced(len(rows), count)]
+        encode = partial(codes_by, store, generator, encoder, rows, steps=steps, progress=progress)
         w_plus = kept_codes(work / f"test {way}.safetensors", key | {"rows": rows.tolist()}, encode).w_plus
         before = synthesize(generator, w_plus)
         found = judge.findings(before)
@@ -93,26 +92,13 @@ def run(
         if not len(right):
             continue
         after = moved(generator, w_plus[right], _channel(one), one["size"] * spread[_channel(one)])
-        some = Findings(found.masks[right], found.table.iloc[right].reset_index(drop=True))
-        table = edit_effects(before[right], after, some, judge.findings(after), wanted, per_unit)
+        table = edit_effects(before[right], after, some_findings(found, right), judge.findings(after), wanted, per_unit)
         table = by_patient(table.assign(patient=store.slices["patient"].to_numpy()[rows[right]]), seed, EFFECTS)
         effects.append(table.assign(way=way, channel=str(_channel(one)), size=one["size"]))
     tables = {"ranked": pd.concat(ranked, ignore_index=True), "choice": pd.concat(choice, ignore_index=True)}
     tables["effects"] = pd.concat(effects, ignore_index=True) if effects else pd.DataFrame()
     minutes = (time.monotonic() - began) / 60
     return Result("channels", tables, str(store.digest), made_from, seed, settings, minutes)
-
-
-def _rows(store, way: str, modality: str, count: int) -> np.ndarray:
-    """`test` slices that a way is asked of: a liver, and tumors of at least 3 pixels across, or none."""
-    rows = store.select("test", tumor=way == "remove", modality=modality)
-    true = truth(store, rows)
-    keep = true["liver_px"] >= LEAST_LIVER * store.resolution**2
-    keep &= (true["tumor_across"] >= LEAST_ACROSS) | (way == "add")
-    rows = rows[keep.to_numpy()]
-    if not len(rows):
-        raise BadInput(f"{store.path} has no {modality} slice of test to {way} a tumor; give it more patients.")
-    return rows[evenly_spaced(len(rows), count)]
 
 
 def _samples(generator, labeller, count: int, wanted: int, seed: int) -> torch.Tensor:

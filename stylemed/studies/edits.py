@@ -215,21 +215,8 @@ class _Bench:
         options = dict(steps=self.steps, partial=self.kept.folder / f"{name}.begun", progress=self.progress)
         return self.kept.codes(name, rows, lambda: codes_by(self.store, self.generator, self.encoder, rows, **options))
 
-    def asked(self, split: str, way: str) -> np.ndarray:
-        """Rows of a split that a way is asked of; BadInput where there are none."""
-        rows = self.store.select(split, tumor=way == "remove", modality=self.modality)
-        true = truth(self.store, rows)
-        keep = true["liver_px"] >= LEAST_LIVER * self.store.resolution**2
-        keep &= (true["tumor_across"] >= LEAST_ACROSS) | (way == "add")
-        if not keep.any():
-            raise BadInput(
-                f"{self.store.path} has no {self.modality} slice of {split} to {way} a tumor; give it more patients, "
-                "or choose another modality."
-            )
-        return rows[keep.to_numpy()]
-
     def side(self, split: str, way: str, count: int) -> _Side:
-        rows = _spaced(self.asked(split, way), count)
+        rows = _spaced(asked(self.store, split, way, self.modality), count)
         w_plus = self.encoded(f"{split} {way}", rows)
         patients = self.store.slices["patient"].to_numpy()[rows]
         return _Side(rows, patients, w_plus, synthesize(self.generator, w_plus))
@@ -259,6 +246,20 @@ class _Bench:
         after = synthesize(self.generator, w_plus)
         table = edit_effects(side.before, after, found, reader.findings(after), WAYS[way], self.per_unit)
         return table.assign(patient=side.patients)
+
+
+def asked(store, split: str, way: str, modality: str) -> np.ndarray:
+    """Rows of a split that a way is asked of; BadInput where there are none."""
+    rows = store.select(split, tumor=way == "remove", modality=modality)
+    true = truth(store, rows)
+    keep = true["liver_px"] >= LEAST_LIVER * store.resolution**2
+    keep &= (true["tumor_across"] >= LEAST_ACROSS) | (way == "add")
+    if not keep.any():
+        raise BadInput(
+            f"{store.path} has no {modality} slice of {split} to {way} a tumor; give it more patients, "
+            "or choose another modality."
+        )
+    return rows[keep.to_numpy()]
 
 
 def _check(store, generator, encoder, labeller, judges, directions, guided: int) -> None:
@@ -314,7 +315,7 @@ def _choose(bench: _Bench, labeller, train: Mapping[str, _Side], w: _Walk) -> pd
     for way, side in train.items():
         read = bench.read(labeller, side)
         mine = side.part(read.right)
-        found = _some(read.found, read.right)
+        found = some_findings(read.found, read.right)
         shares = []
         for target in TARGETS if read.right.any() else ():
             goal = target if WAYS[way] else -target
@@ -335,7 +336,7 @@ def _choose(bench: _Bench, labeller, train: Mapping[str, _Side], w: _Walk) -> pd
     return pd.DataFrame(rows)
 
 
-def _some(found: Findings, where) -> Findings:
+def some_findings(found: Findings, where) -> Findings:
     """The findings of some of the images, by a mask or by positions."""
     return Findings(found.masks[where], found.table.iloc[where].reset_index(drop=True))
 
@@ -365,7 +366,7 @@ def _effects(bench, judges, seen, test, counted, moved: Mapping[str, np.ndarray]
             read = seen[name][way]
             if not read.right.any():
                 continue
-            some = _some(read.found, read.right)
+            some = some_findings(read.found, read.right)
             table = bench.effects(reader, side.part(read.right), some, moved[way][read.right], way)
             found = by_patient(table, bench.seed, EFFECTS)
             shares = counted[counted["judge"] == name].set_index("way")["right on slices"]
@@ -385,7 +386,9 @@ def _curve(bench, first, test, w: _Walk, few: int) -> pd.DataFrame:
         where = _spaced(np.flatnonzero(readings[way].right), few) if readings[way].right.any() else []
         for target in TARGETS if len(where) else ():
             goal, some = (target if WAYS[way] else -target), side.part(where)
-            table = bench.effects(reader, some, _some(readings[way].found, where), w.codes(some.w_plus, goal), way)
+            table = bench.effects(
+                reader, some, some_findings(readings[way].found, where), w.codes(some.w_plus, goal), way
+            )
             low, high, _ = mean_interval(table["changed"].to_numpy(), some.patients, bench.seed)
             row = {
                 "direction": w.name,
@@ -410,7 +413,7 @@ def _random(bench, first, test, w: _Walk, targets, few: int, randoms: int, sprea
         where = _spaced(np.flatnonzero(readings[way].right), few) if readings[way].right.any() else []
         if not len(where) or not randoms:
             continue
-        some, found = side.part(where), _some(readings[way].found, where)
+        some, found = side.part(where), some_findings(readings[way].found, where)
 
         def mean(along=None, some=some, found=found, way=way) -> pd.Series:
             moved = w.codes(some.w_plus, targets[way], along)
@@ -471,7 +474,7 @@ def _delta(bench, side: _Side, true_w, whole, spread: Codes, randoms: int, count
 
     The last is what one direction for all can reach. Steps: how far the true change goes along the direction.
     """
-    rows = bench.asked("train", "remove")
+    rows = asked(bench.store, "train", "remove", bench.modality)
     twins = bench.store.twin_rows(rows)
     rows = _spaced(rows[twins >= 0], count) if (twins >= 0).any() else rows[:0]
     if len(rows):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -72,19 +72,16 @@ def run(
         raise BadInput(f"There is no arm {arm}; there are: {', '.join(ARMS)}.")
     check_networks(store, generator, encoder)
     rows = store.select(modality=modality)
-    true = truth(store, rows)
-    known, large = rows[true["tumor"].notna()], (present(true) == 1)[true["tumor"].notna()].to_numpy()
+    known = rows[truth(store, rows)["tumor"].notna()]
     for name, network in {"encoder": encoder, "generator": generator}.items():
         refuse_seen(name, network, store, known)
-    patients, y = (
-        store.slices["patient"].to_numpy()[known],
-        (store.slices["tumor_px"].to_numpy()[known] > 0).astype(int),
-    )
+    slices = TestSlices.at(store, known)
+    patients, y = slices.patients, slices.y
     if min(len(set(patients[y == state])) for state in (0, 1)) < max(turns, 2):
         raise BadInput(f"{store.path} has too few patients with and without tumors for {turns} turns; ask for fewer.")
     work, behind = Path(work), digests_of({"generator": generator, "encoder": encoder})
     key = {"store": store.digest, "rows": known.tolist(), "descent": descent, "made from": behind}
-    encode = lambda: codes_by(store, generator, encoder, known, steps=descent, progress=progress)  # noqa: E731
+    encode = partial(codes_by, store, generator, encoder, known, steps=descent, progress=progress)
     codes = kept_codes(work / "codes.safetensors", key, encode)
 
     how, wanted = dict(steps=steps, blocks=1), [arm for arm in ARMS if arm in {"real", *arms}]
@@ -97,20 +94,17 @@ def run(
         few = Known(store, others, round((y[train] == 0).sum() / y[train].sum(), 1), modality, seed)
         direction = find_direction(codes.select(train), "tumor", split=None, folds=3, seed=seed)
         turn[held], latent[0, held] = number, direction.score(codes.w_plus[held])
-        test = TestSlices.at(store, known[held])
+        test, parts = TestSlices.at(store, known[held]), Parts(generator, direction, codes.select(train))
         for arm in wanted:
-            parts = Parts(generator, direction, codes.select(train))
             job = Turn(arm, arm, few, work=work, margin=margin, descent=descent, parts=parts)
             job.train(test, work / f"turn {number}", grids, seeds, how, seed)
             scores[arm][:, held] = job.scores
             told.append({"arm": arm, "turn": number, **job.told()})
 
-    true = (y, large, patients, seed)
+    true = (y, slices.large, patients, seed)
     found = {arm: drawn_numbers(each, *true, folds=turn) for arm, each in scores.items()}
-    counted = {"tumor of 3 pixels or more": large, "smaller tumor": (y == 1) & ~large, "no tumor": y == 0}
-    slices = [{"slices are": k, "slices": m.sum(), "patients": len(set(patients[m]))} for k, m in counted.items()]
     tables = {
-        "slices": pd.DataFrame(slices),
+        "slices": slices.counted(),
         "training": pd.DataFrame(told),
         "arms": pd.concat([in_words(each).assign(arm=arm) for arm, each in found.items()], ignore_index=True),
         "differences": differences(found),

@@ -29,8 +29,9 @@ from stylemed.display.sheet import (
 )
 from stylemed.latent.mixing import describe_level
 
-LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito: safe for colour blindness
 DASHES = ("-", "--", "-.", ":")
+LEVEL_COLORS = {"coarse": LINES[0], "middle": LINES[2], "fine": LINES[1]}  # of styles, in every figure
 
 
 def show_slices(
@@ -315,15 +316,19 @@ def _told(distances, name: str) -> bool:
 
 
 def lines(x, series: dict, xlabel: str, ylabel: str, bands: dict | None = None, zero: bool = True) -> Figure:
-    """Lines over x: series name -> y [len(x)]; bands: name -> (low, high), drawn as a shade below its line."""
+    """Lines over x: series name -> y [len(x)]; bands: name -> (low, high), drawn as a shade below its line.
+
+    Levels of styles have their own colours, here and in `bars`.
+    """
     figure = SlideFigure(figsize=(6.4, 3.4), dpi=DPI, facecolor="white", layout="constrained")
     ax = figure.subplots()
     if zero:
         ax.axhline(0, color="#888888", linewidth=0.8)
     for i, (name, y) in enumerate(series.items()):
+        color = LEVEL_COLORS.get(name, LINES[i])
         if bands and name in bands:
-            ax.fill_between(x, *bands[name], color=LINES[i], alpha=0.18, linewidth=0)
-        ax.plot(x, y, color=LINES[i], linestyle=DASHES[i % 4], marker="osD^"[i % 4], markersize=4, label=name)
+            ax.fill_between(x, *bands[name], color=color, alpha=0.18, linewidth=0)
+        ax.plot(x, y, color=color, linestyle=DASHES[i % 4], marker="osD^"[i % 4], markersize=4, label=name)
     chart_axes(ax)
     ax.set_xlabel(xlabel, fontsize=12)
     ax.set_ylabel(ylabel, fontsize=12)
@@ -336,7 +341,8 @@ def bars(groups: list[str], series: dict, ylabel: str, intervals: dict | None = 
     ax, width = figure.subplots(), 0.84 / len(series)
     for i, (name, values) in enumerate(series.items()):
         x = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
-        ax.bar(x, values, 0.92 * width, color="#777777" if i == 0 else LINES[(i - 1) % len(LINES)], label=name)
+        usual = "#777777" if i == 0 or "coarse" in series else LINES[(i - 1) % len(LINES)]
+        ax.bar(x, values, 0.92 * width, color=LEVEL_COLORS.get(name, usual), label=name)
         if intervals and name in intervals:
             low, high = (np.asarray(end, dtype=float) for end in intervals[name])
             ax.vlines(x, low, high, color="black", linewidth=1.0)
@@ -367,20 +373,23 @@ def intervals(names: list[str], table, xlabel: str, zero: str | None = None) -> 
     return figure
 
 
-def heatmap(table, name: str, ends: tuple[float, float] = (0.0, 1.0)) -> Figure:
+def heatmap(table, name: str, ends: tuple[float, float] = (0.0, 1.0), bold=None) -> Figure:
     """A table of numbers as shaded cells with the numbers in them: index down the side, columns along the top.
 
-    ends: values of the palest and the darkest shade; name: what the numbers are; a dash stands where there is none.
+    ends: values of the palest and the darkest shade; where the first is below 0, of the darkest red and the darkest blue.
+    name: what the numbers are; a dash stands where there is none. bold: a table of truth values.
     """
-    values = table.to_numpy(dtype=float)
+    values, signed = table.to_numpy(dtype=float), ends[0] < 0
+    weights = np.where(np.zeros_like(values) if bold is None else bold, "bold", "normal")
     size = (2.2 + 0.62 * values.shape[1], 1.0 + 0.34 * values.shape[0])
     figure = SlideFigure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
     ax = figure.subplots()
-    shades = ax.imshow(values, cmap="Blues", vmin=ends[0], vmax=ends[1], aspect="auto")
+    shades = ax.imshow(values, cmap="RdBu" if signed else "Blues", vmin=ends[0], vmax=ends[1], aspect="auto")
     for (row, column), value in np.ndenumerate(values):
-        ink = "white" if value > np.mean(ends) else "black"
-        text = f"{round(value, 2) + 0.0:.2f}".replace("-", "−") if np.isfinite(value) else "–"
-        ax.text(column, row, text, ha="center", va="center", fontsize=11, color=ink)
+        dark = abs(value) > 0.6 * ends[1] if signed else value > np.mean(ends)
+        text = f"{round(value, 2) + 0.0:{'+' if signed else ''}.2f}".replace("-", "−") if np.isfinite(value) else "–"
+        look = dict(color="white" if dark else "black", weight=weights[row, column])
+        ax.text(column, row, text, ha="center", va="center", fontsize=11, **look)
     ax.set_xticks(range(values.shape[1]), [str(label).replace(" ", "\n") for label in table.columns], fontsize=11)
     ax.set_yticks(range(values.shape[0]), table.index, fontsize=11)
     ax.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)

@@ -10,15 +10,11 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+from stylemed.display.figures import LEVEL_COLORS
 from stylemed.display.sheet import SlideFigure
 from stylemed.latent.geometry import principal_plane
 from stylemed.networks import feature_maps, levels
 
-LEVEL_COLORS = {
-    "coarse": "#0072B2",
-    "middle": "#009E73",
-    "fine": "#D55E00",
-}  # Okabe and Ito: safe for colour blindness
 PALE = {"coarse": "#d3e7f4", "middle": "#d0ece3", "fine": "#fadfcc"}
 INK = "#222222"
 

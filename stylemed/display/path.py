@@ -7,7 +7,8 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from stylemed.display.illustrations import INK, LEVEL_COLORS, PALE, arrow, box
+from stylemed.display.figures import LEVEL_COLORS
+from stylemed.display.illustrations import INK, PALE, arrow, box
 from stylemed.display.sheet import COLOR_A, COLOR_B, SlideFigure
 from stylemed.latent.generation import random_styles
 from stylemed.latent.mixing import mix, synthesize

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from ipywidgets.embed import dependency_state, embed_minimal_html
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from stylemed.data import Window
@@ -322,6 +323,24 @@ def test_bars_stand_for_their_values():
     figure = figures.bars(["a", "b"], {"slice": [1, 2], "again": [0.5, 0]}, "share", {"again": ([0.25, 0], [0.75, 0])})
     heights = [bar.get_height() for bar in figure.axes[0].patches]
     assert heights == [1, 2, 0.5, 0] and figure.axes[0].get_legend().get_texts()[1].get_text() == "again"
+
+
+def test_a_level_has_one_colour_in_all_charts():
+    series = {"coarse": [1, 2], "fine": [2, 1], "noise": [0, 1]}
+    bars = figures.bars(["a", "b"], series, "share").axes[0].patches[::2]
+    lines = figures.lines([0, 1], series, "x", "y", zero=False).axes[0].lines
+    for level, bar, line in zip(("coarse", "fine"), bars, lines, strict=False):
+        assert to_hex(bar.get_facecolor()) == to_hex(line.get_color()) == figures.LEVEL_COLORS[level]
+    assert to_hex(bars[2].get_facecolor()) not in figures.LEVEL_COLORS.values()
+
+
+def test_a_heatmap_of_differences_has_a_shade_for_each_sign():
+    table = pd.DataFrame({"11 patients": [0.02, -0.1]}, index=["painted", "generated only"])
+    ax = figures.heatmap(table, "difference", (-0.1, 0.1), bold=table < -0.05).axes[0]
+    assert [t.get_text() for t in ax.texts] == ["+0.02", "−0.10"]
+    assert [t.get_fontweight() for t in ax.texts] == ["normal", "bold"]
+    shade = ax.images[0].cmap(ax.images[0].norm(table["11 patients"]))
+    assert shade[0, 2] > shade[0, 0] and shade[1, 0] > shade[1, 2]  # more: blue, less: red
 
 
 def test_a_heatmap_holds_its_numbers():

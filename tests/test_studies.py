@@ -528,8 +528,8 @@ def test_augmentation_adds_what_each_arm_says_and_nothing_of_patients_held_out(f
     assert len(Linear.shown) == trained
     for name, table in tables.items():
         pd.testing.assert_frame_equal(again.tables[name], table, check_dtype=False)
-    other = augmentation.run(few_store, {}, **how | {"arms": ("painted",), "ratio": 1.0})
-    assert other.settings["left out"] == ["painted"] and list(other.tables["training"]["arm"]) == ["real"]
+    other = augmentation.run(few_store, {"own": own}, **how | {"arms": ("painted", "spot"), "ratio": 1.0})
+    assert other.settings["left out"] == ["painted", "spot"] and list(other.tables["training"]["arm"]) == ["real"]
 
 
 def test_augmentation_refuses_what_has_seen_test_patients(few_store, tmp_path):

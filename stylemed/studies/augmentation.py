@@ -51,14 +51,8 @@ MADE = {
     "generated only": "generated images of both classes alone",
 }
 ARMS = REAL | MADE
-FOR_BALANCE = (
-    "oversampled",
-    "painted",
-    "coarse",
-    "direction",
-    "walked",
-    "guided",
-)  # nothing to add where classes are balanced
+# Nothing to add where classes are balanced.
+FOR_BALANCE = ("oversampled", "painted", "coarse", "direction", "walked", "guided", "spot")
 RIVALS = ("guided", "painted")  # of spot: the same edit drawn whole, and the same places without any network
 # Learning rates and shares of the added images that take part: points of equal number for arms without and with added images.
 GRIDS = {

@@ -438,8 +438,8 @@ def study(name: str, address: str | None = None) -> Any:
                 f"{address} cannot be read ({type(error).__name__}); try again with a network, or run the chapter in a checkout."
             ) from None
     result = Result.load(path)
-    told = "about a minute" if result.minutes < 1.5 else f"{result.minutes:.0f} minutes"
-    made = f"{result.made.get('commit', '')[:7]}, {result.made.get('date', '')}, {told}"
+    told = f", {max(1, round(result.minutes))} min" if "--work" not in result.command else ""
+    made = f"{result.made.get('commit', '')[:7]}, {result.made.get('date', '')}{told}"
     print(f"study:     {name} ({made}): {result.command}")
     return result
 

@@ -516,6 +516,8 @@ def test_augmentation_adds_what_each_arm_says_and_nothing_of_patients_held_out(f
     arms = tables["arms"].query("what == 'AUC' and tumors != 'all'").set_index("arm")["value"]
     assert len(arms) == 12 and (arms > 0.95).all()  # grey values tell these tumors
     assert set(tables["curve"]["patients"]) == {2, 4} and len(tables["differences"]) == 11 * 4
+    held_out = tables["contrasts"].groupby(["tumors", "what"])
+    assert (held_out["p_holm"].max() >= held_out["p"].min().mul(2).clip(upper=1)).all()  # of two rivals
     assert tables["contrasts"].groupby(["arm", "rival"]).size().to_dict() == {
         ("spot, own", "guided, own"): 4,
         ("spot, own", "painted"): 4,
@@ -532,11 +534,20 @@ def test_augmentation_adds_what_each_arm_says_and_nothing_of_patients_held_out(f
     assert other.settings["left out"] == ["painted", "spot"] and list(other.tables["training"]["arm"]) == ["real"]
 
 
+def test_patients_without_labels_are_none_of_the_few(few_store):
+    few_store.slices.loc[few_store.slices["patient"] == "p03", "tumor_known"] = 0
+    free = (few_store.slices["patient"] == "p03") & (few_store.slices["tumor_px"] > 0)
+    few_store.slices.loc[free, "tumor_px"] = 0
+    assert few_patients.labelled_patients(few_store) == [f"p{i:02d}" for i in range(8) if i != 3]
+
+
 def test_augmentation_refuses_what_has_seen_test_patients(few_store, tmp_path):
     how = dict(work=tmp_path, patients=4, progress=False)
     with pytest.raises(BadInput, match=r"generator of own has learned from test patients of store \(p08\)"):
         augmentation.run(few_store, {"own": pipeline_of(few_store, ["p00", "p08"])}, **how)
-    with pytest.raises(BadInput, match="8 patients of train with CT, not 9"):
+    with pytest.raises(BadInput, match="walked come from a pipeline; give one with --pipeline"):
+        augmentation.run(few_store, {}, **how | {"arms": ("walked",)})
+    with pytest.raises(BadInput, match="8 labelled patients of train with CT, not 9"):
         augmentation.run(few_store, {}, **how | {"patients": 9})
     with pytest.raises(BadInput, match="no arm magic"):
         augmentation.run(few_store, {}, arms=("magic",), **how)
@@ -579,6 +590,29 @@ def test_patients_take_turns_and_none_is_known_to_what_measures_them(few_store, 
         turns.run(few_store, Painter(), knows, **how)
     with pytest.raises(BadInput, match="too few patients with and without tumors for 14 turns"):
         turns.run(few_store, Painter(), Finder(), **how | {"turns": 14})
+    ill = few_store.select(tumor=False)[:30]
+    few_store.slices.loc[ill, "tumor_px"], few_store.labels[ill, 4:7, 4:7] = 9, 2
+    with pytest.raises(BadInput, match="nothing to balance"):
+        turns.run(few_store, Painter(), Finder(), **how)
+
+
+@pytest.mark.slow
+def test_each_judge_measures_edits_of_all_slices_it_reads_right(twins_store, tmp_path, monkeypatch):
+    """The first judge overlooks some tumors that the second one sees, and that have to be edited for it."""
+
+    def edit(generator, labeller, w_plus, wanted, **how):
+        return SimpleNamespace(
+            w_plus=walk(w_plus, axis(0, 0.5), np.full((len(w_plus), 1), 9.0 * (2 * wanted - 1)))[:, 0]
+        )
+
+    monkeypatch.setattr(edits, "guided_edit", edit)
+    people = (twins_store, Painter(), Finder(), Eye("labeller"), Short())
+    settings = dict(count=20, few=10, randoms=9, guided=5, work=tmp_path, progress=False)
+    tables = edits.run(*people, {}, second=Eye(), **settings).tables
+    right = tables["counted"].set_index(["judge", "way"])["right"]
+    assert right["judge", "remove"] < right["second judge", "remove"] == 11
+    changed = tables["effects"].query("what == 'changed'").set_index(["judge", "way"])["value"]
+    assert changed["second judge", "remove"] == changed["judge", "remove"] == 1
 
 
 class Short(Eye):

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,8 @@ def in_turn(names: list[str], run: Callable[[str], Any], at_once: int = 1, *, qu
     waiting, running = list(names), {}
     failed: BaseException | None = None
     bar = tqdm(total=len(names), desc="   chapters", unit="chapter", disable=quiet or at_once == 1)
-    with ThreadPoolExecutor(at_once) as pool, bar:
+    with ExitStack() as at_the_end, ThreadPoolExecutor(at_once) as pool, bar:
+        at_the_end.callback(_STOPPED.clear)  # once no chapter runs any more
         try:
             while running or (waiting and not failed):
                 open_ones = {name[:2] for name in (*waiting, *running.values())}
@@ -181,6 +183,7 @@ def in_turn(names: list[str], run: Callable[[str], Any], at_once: int = 1, *, qu
                 bar.update(len(finished))
                 bar.refresh()
         except BaseException:
+            _STOPPED.set()
             for process in list(_RUNNING):
                 _kill(process)
             raise
@@ -247,8 +250,8 @@ def run_chapter(
     if ended:
         facts["ended"] = ended
     _publish(part, executed, parameters)
-    (build / "runs" / f"{name}.started").unlink(missing_ok=True)
     write_record(record, made_from, chapter_left(name, build), **facts)
+    (build / "runs" / f"{name}.started").unlink(missing_ok=True)
     if ended and not quiet:
         _say(f"   {name} ends early: {ended}")
     if not quiet:
@@ -298,6 +301,7 @@ def _environment(profile: Profile, build: Path) -> dict[str, str]:
 
 
 _RUNNING: set[subprocess.Popen] = set()  # processes of chapters, of whatever thread
+_STOPPED = threading.Event()  # an interrupt: what begins after it ends at once
 
 
 def _kill(process: subprocess.Popen) -> None:
@@ -333,6 +337,8 @@ def _run_watched(spec: dict[str, Any], env: dict[str, str]) -> tuple[int, int]:
     watcher.start()
     _RUNNING.add(process)
     try:
+        if _STOPPED.is_set():
+            raise KeyboardInterrupt
         process.communicate(json.dumps(spec))
     except BaseException:
         _kill(process)

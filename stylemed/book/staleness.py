@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ PAGES = ("_config.yml", "_toc.yml", "book/*.md", "book/*.bib", "book/_static/**/
 PLAYED = (NOTE, "gan/generator.safetensors", "encoder/encoder.safetensors", "direction*.safetensors", "store/*")
 
 Contents = dict[str, str]  # what -> digest
+_ONE_AT_A_TIME = threading.Lock()  # chapters that run beside each other have one file of digests
 
 
 class Digests:
@@ -29,13 +31,17 @@ class Digests:
 
     def __init__(self, build: Path) -> None:
         self.build, self._file = build, build / "digests.json"
+
+    def of(self, files: Iterable[Path]) -> Contents:
+        """Digest by path relative to the build folder, for those of `files` that are there."""
+        with _ONE_AT_A_TIME:
+            return self._of(files)
+
+    def _of(self, files: Iterable[Path]) -> Contents:
         try:
             self._known = json.loads(self._file.read_text())
         except (OSError, ValueError):
             self._known = {}
-
-    def of(self, files: Iterable[Path]) -> Contents:
-        """Digest by path relative to the build folder, for those of `files` that are there."""
         found, before = {}, dict(self._known)
         for file in files:
             if not file.is_file():

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """What a study found. tables {name: table}; made_from {kind: digest}; settings: its own parameters; minutes: of computing."""
+    """What a study found. tables {name: table}; made_from {kind: digest}; settings: its own parameters; minutes: of the call
+    that wrote it, so without what its folder `--work` had kept.
+    """
 
     study: str
     tables: dict[str, pd.DataFrame]

@@ -28,9 +28,9 @@ from stylemed.latent.guided import Guided, guided_edit, local_edit
 from stylemed.latent.inversion import check_networks, codes_by
 from stylemed.latent.mixing import synthesize
 from stylemed.provenance import Provenance, belong_together
-from stylemed.statistics import auc_draws
+from stylemed.statistics import auc_draws, holm
 from stylemed.studies import Result, digests_of, kept_codes, kept_table, refuse_seen
-from stylemed.studies.few_patients import Few, Pool, TestSlices, paint_discs
+from stylemed.studies.few_patients import Few, Pool, TestSlices, labelled_patients, paint_discs
 from stylemed.training.classifier import train_classifier, tumor_scores
 
 # Name of an arm -> what the classifier learns from.
@@ -128,7 +128,7 @@ def run(
 
     Args:
         pipelines: by name; the arms of MADE are trained for each. judge: whose errors are compared with the classifier's.
-        patients: of `train`, the first so many by name, which have to be in no order that matters.
+        patients: of `train` and with labels, the first so many by name, which have to be in no order that matters.
         ratio: tumor-free slices for each with a tumor, reached by leaving slices out: `few_rows`.
         curve: numbers of patients that real slices alone are measured with, as far as there are so many; `patients` is added.
         seeds: classifiers of each arm. steps: of each. blocks: of each stage of its ResNet.
@@ -139,19 +139,20 @@ def run(
 
     Tables: test (slices by class), training (what each arm learned from, and what was chosen), tuning (the whole grid), arms (AUC
     and sensitivity, mean of the seeds with their spread), differences (from "real"; p by bootstrap, Holm's correction over the
-    arms), contrasts (of spot from RIVALS, column `rival`), curve, worth (the number of real patients that reaches an arm's
-    AUC), agreement (of the classifier's errors with the judge's). Intervals (95 %) and p are of a bootstrap of patients and seeds,
-    paired between arms. Only tumors of at least 3 pixels across are learned from; `tumors` says whether smaller ones are asked for.
+    arms), contrasts (of spot from RIVALS, column `rival`; Holm's correction over all of them), curve, worth (the number of real
+    patients that reaches an arm's AUC), agreement (of the classifier's errors with the judge's). Intervals (95 %) and p are of a
+    bootstrap of patients and seeds, paired between arms. Only tumors of at least 3 pixels across are learned from; `tumors` says
+    whether smaller ones are asked for.
 
     What the choice by cross-validation cannot know: generator, labeller and direction have seen the patients that are held out.
     BadInput where parts do not belong together or have learned from `test` patients, and for too few patients or slices.
     """
     began = time.monotonic()
     _check(store, pipelines, judge, arms, grids)
-    names = sorted(set(store.slices["patient"].to_numpy()[store.select("train", modality=modality)]))
+    names = labelled_patients(store, modality)
     if len(names) < patients:
         raise BadInput(
-            f"{store.path} has {len(names)} patients of train with {modality}, not {patients}; ask for fewer."
+            f"{store.path} has {len(names)} labelled patients of train with {modality}, not {patients}; ask for fewer."
         )
     how = dict(steps=steps, blocks=blocks)
     make = dict(times=times, margin=margin, descent=descent, edit_steps=edit_steps)
@@ -160,6 +161,7 @@ def run(
     few = Few(store, names[:patients], ratio, modality, seed)
     test = TestSlices.of(store, modality)
     wanted = [arm for arm in ARMS if arm in {"real", *arms} and (few.missing or arm not in FOR_BALANCE)]
+    wanted = [arm for arm in wanted if arm in REAL or pipelines]
     counts = sorted({patients, *(n for n in curve if n <= len(names))})
     if len(names) < 2 * patients:
         wanted = [arm for arm in wanted if arm != "more patients"]
@@ -205,6 +207,9 @@ def run(
 def _check(store, pipelines, judge, arms, grids) -> None:
     for arm in set(arms) - set(ARMS):
         raise BadInput(f"There is no arm {arm}; there are: {', '.join(ARMS)}.")
+    if set(arms) & set(MADE) and set(arms) != set(ARMS) and not pipelines:
+        made = ", ".join(arm for arm in arms if arm in MADE)
+        raise BadInput(f"Images for {made} come from a pipeline; give one with --pipeline NAME=MODEL.")
     if len({len(grid) for grid in grids.values()}) > 1 or set(grids) != set(GRIDS):
         raise BadInput("The grids for arms alone and beside added images differ in size; give both as many points.")
     if not len(store.select("test")):
@@ -452,4 +457,7 @@ def _contrasts(found, pipelines) -> pd.DataFrame:
             if set(both) <= found.keys():
                 some = {arm: found[arm] for arm in both}
                 parts.append(differences(some, first=both[1]).assign(rival=both[1]))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    if not parts:
+        return pd.DataFrame()
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(p_holm=table.groupby(["tumors", "what"])["p"].transform(lambda p: holm(p.to_numpy())))

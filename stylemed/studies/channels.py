@@ -59,11 +59,14 @@ def run(
 
     Tables: ranked (the `top` of each way: raised or lowered by SIZE, change of the labeller's log odds towards what is asked, mean
     change in HU of the body outside the liver and of the rest of the liver, and their ratio), choice (by the labeller on fresh
-    samples), effects (EFFECTS by the judge on `test` slices that it reads right on their reconstruction; 95 % over patients).
+    samples), counted (`test` slices by way, and those that the judge reads right on their reconstruction), effects (EFFECTS by the
+    judge on the latter; 95 % over patients).
     BadInput where parts do not belong together or have learned from `test` patients.
     """
     began = time.monotonic()
     check_networks(store, generator, encoder)
+    for name, network in {"generator": generator, "encoder": encoder}.items():
+        refuse_seen(name, network, store)
     for name, reader in {"labeller": labeller, "judge": judge}.items():
         check_reader(reader, store)
         refuse_seen(name, reader, store)
@@ -72,7 +75,7 @@ def run(
     key, work = {"store": store.digest, "made_from": made_from, "settings": settings, "seed": seed}, Path(work)
     per_unit = store.windows[modality].per_unit
     spread = spread_of_channels(generator, seed=seed)
-    ranked, choice, effects = [], [], []
+    ranked, choice, counted, effects = [], [], [], []
     for number, (way, wanted) in enumerate(WAYS.items()):
         samples = _samples(generator, labeller, drawn, wanted, seed + 100 * number)
         rank = partial(_ranked, generator, labeller, samples, wanted, spread, per_unit, top, progress)
@@ -89,6 +92,7 @@ def run(
         before = synthesize(generator, w_plus)
         found = judge.findings(before)
         right = np.flatnonzero(found.table["tumor"].to_numpy() != wanted)
+        counted.append({"way": way, "slices": len(rows), "right": len(right)})
         if not len(right):
             continue
         after = moved(generator, w_plus[right], _channel(one), one["size"] * spread[_channel(one)])
@@ -96,6 +100,7 @@ def run(
         table = by_patient(table.assign(patient=store.slices["patient"].to_numpy()[rows[right]]), seed, EFFECTS)
         effects.append(table.assign(way=way, channel=str(_channel(one)), size=one["size"]))
     tables = {"ranked": pd.concat(ranked, ignore_index=True), "choice": pd.concat(choice, ignore_index=True)}
+    tables["counted"] = pd.DataFrame(counted)
     tables["effects"] = pd.concat(effects, ignore_index=True) if effects else pd.DataFrame()
     minutes = (time.monotonic() - began) / 60
     return Result("channels", tables, str(store.digest), made_from, seed, settings, minutes)

@@ -112,7 +112,10 @@ def run(
     found = [kept.table(f"effects {w}", lambda w=w: effects(w)) for w in walks]
     own = {}
     if guided:
-        own = {way: bench.guided(labeller, way, side, seen["judge"][way].right, guided) for way, side in test.items()}
+        own = {
+            way: bench.guided(labeller, way, side, [read[way].right for read in seen.values()], guided)
+            for way, side in test.items()
+        }
         found.append(
             _effects(bench, judges, seen, test, counted, own).assign(direction=OWN_WAY, level="all", target=np.nan)
         )
@@ -227,18 +230,21 @@ class _Bench:
         told = reader.findings(self.store.images(side.rows)).table["tumor"].to_numpy()
         return _Reading(found, found.table["tumor"].to_numpy() == true, float((told == true).mean()))
 
-    def guided(self, labeller, way: str, side: _Side, right: np.ndarray, steps: int) -> np.ndarray:
-        """Codes w+ of a side, edited by the labeller where the judge reads the slice right; the others as they are."""
-        if not right.any():
-            return side.w_plus
+    def guided(self, labeller, way: str, side: _Side, by_judge: list[np.ndarray], steps: int) -> np.ndarray:
+        """Codes w+ of a side, edited by the labeller where any judge reads the slice right; the others as they are."""
         options = dict(per_unit=self.per_unit, steps=steps, seed=self.seed, progress=self.progress)
+        moved, done = side.w_plus.copy(), np.zeros(len(side.rows), bool)
+        for number, right in enumerate(by_judge):
+            todo = np.flatnonzero(right & ~done)  # a further judge changes nothing of what the first one measures
+            name = f"guided {way}" + (f", {number + 1}" if number else "")
 
-        def make() -> Codes:
-            w_plus = guided_edit(self.generator, labeller, side.w_plus[right], WAYS[way], **options).w_plus
-            return codes_of(self.store, side.rows[right], w_plus, {}, "test")
+            def make(todo=todo) -> Codes:
+                w_plus = guided_edit(self.generator, labeller, side.w_plus[todo], WAYS[way], **options).w_plus
+                return codes_of(self.store, side.rows[todo], w_plus, {}, "test")
 
-        moved = side.w_plus.copy()
-        moved[right] = self.kept.codes(f"guided {way}", side.rows[right], make)
+            if len(todo):
+                moved[todo] = self.kept.codes(name, side.rows[todo], make)
+            done |= right
         return moved
 
     def effects(self, reader, side: _Side, found, w_plus, way: str) -> pd.DataFrame:
@@ -264,6 +270,8 @@ def asked(store, split: str, way: str, modality: str) -> np.ndarray:
 
 def _check(store, generator, encoder, labeller, judges, directions, guided: int) -> None:
     check_networks(store, generator, encoder)
+    for name, network in {"generator": generator, "encoder": encoder}.items():
+        refuse_seen(name, network, store)
     if getattr(labeller, "kind", None) == "judge":
         raise BadInput("A judge may not choose where walks end; give a labeller, which has learned from train.")
     if not directions and not guided:

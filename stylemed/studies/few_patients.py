@@ -17,6 +17,13 @@ from stylemed.evaluation.classification import LARGE
 from stylemed.statistics import chance
 
 
+def labelled_patients(store, modality: str = "CT") -> list[str]:
+    """Names of the `train` patients with a slice to learn from: one with a tumor that counts, or known to have none."""
+    rows = store.select("train", modality=modality)
+    known = present(truth(store, rows)).notna().to_numpy()
+    return sorted(set(store.slices["patient"].to_numpy()[rows[known]]))
+
+
 def few_rows(store, patients, ratio: float, modality: str = "CT", seed: int = 0) -> np.ndarray:
     """Rows of these patients' `train` slices, with `ratio` tumor-free ones for each with a tumor.
 

@@ -38,7 +38,7 @@ MADE = {
     "walked": "and tumor-free slices, encoded and walked to a tumor, until balanced",
 }
 ARMS = {name: REAL[name] for name in ("real", "oversampled", "painted")} | MADE
-DRAWN, TRIES = 32, 50  # styles drawn at once, and how often, before coarse styles are given up
+DRAWN, TRIES = 32, 50  # styles drawn at once; candidates for each image, before coarse styles are given up
 
 
 def run(
@@ -82,14 +82,18 @@ def run(
     work, behind = Path(work), digests_of({"generator": generator, "encoder": encoder})
     key = {"store": store.digest, "rows": known.tolist(), "descent": descent, "made from": behind}
     encode = partial(codes_by, store, generator, encoder, known, steps=descent, progress=progress)
+    splitter = StratifiedGroupKFold(turns, shuffle=True, random_state=seed)
+    dealt = list(splitter.split(y, y, patients))
+    if any(slices.large[train].sum() >= (y[train] == 0).sum() for train, _ in dealt):
+        raise BadInput(
+            f"{store.path} has no more slices without a tumor than with one, so there is nothing to balance; add tumor-free ones."
+        )
     codes = kept_codes(work / "codes.safetensors", key, encode)
 
     how, wanted = dict(steps=steps, blocks=1), [arm for arm in ARMS if arm in {"real", *arms}]
     scores, turn, told = {arm: np.zeros((seeds, len(known))) for arm in wanted}, np.zeros(len(known)), []
     latent = np.zeros((1, len(known)))
-    splitter = StratifiedGroupKFold(turns, shuffle=True, random_state=seed)
-    dealt = tqdm(list(splitter.split(y, y, patients)), desc="turns", disable=not progress)
-    for number, (train, held) in enumerate(dealt):
+    for number, (train, held) in enumerate(tqdm(dealt, desc="turns", disable=not progress)):
         others = sorted(set(patients[train]))
         few = Known(store, others, round((y[train] == 0).sum() / y[train].sum(), 1), modality, seed)
         direction = find_direction(codes.select(train), "tumor", split=None, folds=3, seed=seed)
@@ -158,7 +162,8 @@ class Turn(Arm):
     def _by_coarse(self, count: int) -> tuple[torch.Tensor, np.ndarray]:
         sources, patients = self.parts.of_class(self.few)
         rng, made, whose = np.random.default_rng(self.few.seed), [], []
-        for _ in range(TRIES):
+        rounds = TRIES * (1 + count // DRAWN)
+        for _ in range(rounds):
             where = rng.integers(len(sources), size=DRAWN)
             styles = random_styles(self.parts.generator, DRAWN, seed=int(rng.integers(2**31)))
             mixed = mix(styles, sources[where], "coarse")
@@ -167,7 +172,7 @@ class Turn(Arm):
             if len(made) >= count:
                 return torch.stack(made[:count]), np.array(whose[:count], dtype=object)
         raise BadInput(
-            f"Of {TRIES * DRAWN} images with coarse styles of the class the latent classifier accepts {len(made)}, not "
+            f"Of {rounds * DRAWN} images with coarse styles of the class the latent classifier accepts {len(made)}, not "
             f"{count}; leave out the arm coarse."
         )
 

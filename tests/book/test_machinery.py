@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from stylemed import chapters
 from stylemed.book.execution import ChapterFailed, in_turn, read_profile, run_chapter, with_values
+from stylemed.book.staleness import Digests
 from stylemed.errors import BadInput
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,6 +68,17 @@ def test_chapters_run_beside_each_other_and_none_before_what_it_reads():
     with pytest.raises(ChapterFailed, match="03_c"):
         in_turn(names, partial(run, fails=["03_c"]), 2, quiet=True)
     assert ("ends", "02_b") in events and ("begins", "04_d") not in events
+
+
+def test_chapters_beside_each_other_have_one_file_of_digests(tmp_path):
+    files = [tmp_path / f"{i}.txt" for i in range(60)]
+    for file in files:
+        file.write_text(file.stem)
+    parts = [files[i::4] for i in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        told = list(pool.map(lambda part: [Digests(tmp_path).of([file]) for file in part], parts))
+    assert sum(len(one) for part in told for one in part) == 60
+    assert len(json.loads((tmp_path / "digests.json").read_text())) == 60
 
 
 @pytest.mark.parametrize("broken", ["{", '{"cells": [1]}', "{}", "size = ="])

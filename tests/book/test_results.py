@@ -38,6 +38,8 @@ def test_the_intro_says_what_the_study_of_edits_found():
     truth = (
         tables["truth"].query("what == 'tumor_hu' and among == 'seen in the reconstruction'").set_index("way")["value"]
     )
+    seen = tables["truth"].query("what == 'liver_hu' and among == 'seen in the reconstruction'")
+    rest, counted = seen.set_index("way")["value"], tables["counted"].set_index("way")
     add, remove = (effects.loc[way, ["value", "low", "high"]].astype(float) * 100 for way in ("add", "remove"))
     for text in (
         "a tumor in {:.0f} % (95 % interval {:.0f} to {:.0f} %) of the slices".format(*add),
@@ -48,6 +50,10 @@ def test_the_intro_says_what_the_study_of_edits_found():
         f'walked to "no tumor" is {truth[f"walk, {best}"]:.0f} HU away',
         f"reconstruction is {truth['unedited reconstruction']:.0f} HU away",
         f"lose anyway is {truth['reconstruction of the twin']:.0f} HU",
+        "({right:.0f} of {slices:.0f} slices)".format(**counted.loc["remove"]),
+        f"from {rest['unedited reconstruction']:.0f} to {rest[f'walk, {best}']:.0f} HU",
+        f"beat all but {['none', 'one', 'two', 'three'][round(100 * chance['p']['remove']) - 1]} of 99 of them",
+        f"p = {chance['p']['remove']:.2f}, not corrected for the {({2: 'two', 4: 'four', 6: 'six'})[len(tables['random'])]} tests",
     ):
         assert text in said, text
     better = {way: chance["p"][way] < 0.05 for way in ("add", "remove")}
@@ -59,11 +65,15 @@ def test_the_intro_says_what_the_study_of_edits_found():
     add, remove = (
         own_way.loc[(way, "changed"), ["value", "low", "high"]].astype(float) * 100 for way in ("add", "remove")
     )
+    own_way_counted = (
+        Result.load(ROOT / "book" / "results" / "guided-phantom-64.json").tables["counted"].set_index("way")["right"]
+    )
     worst = {what: own_way.xs(what, level="what")["value"].max() for what in ("outside_hu", "rest_hu")}
     for text in (
         "was asked for in {:.0f} % ({:.0f} to {:.0f} %)".format(*add),
         "none any more in {:.0f} % ({:.0f} to {:.0f} %)".format(*remove),
         "changes by at most {outside_hu:.0f} HU in the mean and the rest of the liver by {rest_hu:.0f}".format(**worst),
+        "{add:.0f} and {remove:.0f} of 120,".format(**own_way_counted),
     ):
         assert text in said, text
 

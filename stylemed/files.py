@@ -59,7 +59,12 @@ def atomic(path: str | Path, sync: bool = False) -> Iterator[Path]:
 
 
 def put(draft: Path, path: Path) -> None:
-    """Move a finished file or folder to `path`. A folder there is moved away first, and is deleted only when the new one stands."""
+    """Move a finished file or folder to `path`. A folder there is moved away first, and is deleted only when the new one stands.
+
+    BadInput for a file that would take the place of a folder.
+    """
+    if path.is_dir() and not draft.is_dir():
+        raise BadInput(f"{path} is a folder; name a file in it.")
     old = path.with_name(f".{path.name}.old")
     _remove(old)
     if path.is_dir():

@@ -32,11 +32,13 @@ def draw_patients(count: int, draws: int, seed: int) -> np.ndarray:
 def patient_auc(scores, y, patients, folds=None, *, seed: int = 0, draws: int = 2000) -> tuple[float, float, float]:
     """AUC of scores [N] for y [N] (0/1) with its 95 % interval, by a bootstrap over patients -> (auc, low, high).
 
-    With `folds` [N] only pairs of slices of the same fold are compared. NaN where there is no pair.
+    With `folds` [N] only pairs of slices of the same fold are compared. NaN where there is no pair; one patient has no interval.
     """
     found = auc_draws(scores, y, patients, folds, seed=seed, draws=draws)
     if np.isnan(found[0]):
         return float("nan"), float("nan"), float("nan")
+    if len(np.unique(np.asarray(patients).astype(str))) < 2:
+        return float(found[0]), float("nan"), float("nan")
     low, high = np.nanquantile(found[1:], (0.025, 0.975))
     return float(found[0]), float(low), float(high)
 
@@ -80,6 +82,8 @@ def within_patient_auc(scores, y, patients, *, seed: int = 0, draws: int = 2000)
         pairs[one] = having.size * lacking.size
     if not pairs.any():
         return float("nan"), float("nan"), float("nan")
+    if (pairs > 0).sum() < 2:  # one patient has no interval
+        return float(hits.sum() / pairs.sum()), float("nan"), float("nan")
     below = drawn @ pairs
     found = (drawn @ hits)[below > 0] / below[below > 0]
     low, high = np.quantile(found[1:], (0.025, 0.975)) if len(found) > 1 else (np.nan, np.nan)
@@ -126,8 +130,13 @@ def holm(p) -> np.ndarray:
 
 
 def mean_interval(values, patients, seed: int = 0, draws: int = 1000) -> tuple[float, float, float]:
-    """2.5 % and 97.5 % of the mean of values [N] over a bootstrap of patients [N], and the mean -> (low, high, mean)."""
+    """2.5 % and 97.5 % of the mean of values [N] over a bootstrap of patients [N], and the mean -> (low, high, mean).
+
+    A single patient has no interval (NaN).
+    """
     names, patient = np.unique(patients.astype(str), return_inverse=True)
+    if len(names) < 2:
+        return float("nan"), float("nan"), float(values.mean())
     sums, counts = np.bincount(patient, values), np.bincount(patient)
     drawn = draw_patients(len(names), draws, seed)
     means = (drawn @ sums) / np.maximum(drawn @ counts, 1)

@@ -49,6 +49,14 @@ def test_what_stops_half_way_leaves_what_was_there_and_nothing_else(tmp_path, st
     assert [p.name for p in (tmp_path / "sub").iterdir()] == ["it"]
 
 
+def test_a_file_takes_no_place_of_a_folder(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "dear.json").write_text("{}")
+    with pytest.raises(BadInput, match="results is a folder; name a file in it"):
+        write_json(tmp_path / "results", {})
+    assert [file.name for file in tmp_path.rglob("*")] == ["results", "dear.json"]
+
+
 def test_json_is_read_back(tmp_path):
     write_json(tmp_path / "new" / "x.json", {"b": [1.5, None], "a": "ö"})
     assert json.loads((tmp_path / "new" / "x.json").read_text()) == {"a": "ö", "b": [1.5, None]}

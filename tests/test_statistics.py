@@ -72,6 +72,14 @@ def test_order_by_chance_does_not_move_for_a_newcomer():
     assert by_chance(names, seed=4) != before
 
 
+def test_one_patient_has_no_interval():
+    scores, y, one = np.array([0.1, 0.4, 0.3, 0.9]), np.array([0, 0, 1, 1]), np.full(4, "p")
+    for found in (patient_auc(scores, y, one), within_patient_auc(scores, y, one)):
+        assert found[0] == 0.75 and np.isnan(found[1:]).all()
+    low, high, mean = mean_interval(scores, one)
+    assert np.isnan([low, high]).all() and mean == scores.mean()
+
+
 def test_interval_is_wider_when_patients_differ():
     patients = np.repeat(np.arange(10), 8)
     rng = np.random.default_rng(0)

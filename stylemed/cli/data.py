@@ -70,7 +70,7 @@ def prepare(
         tuple[float, float] | None,
         typer.Option(
             metavar="LO HI",
-            help="HU interval mapped to [-1, 1]. Default: -100 250, cut down to what all inputs hold.",
+            help="HU interval mapped to [-1, 1], of CT where there is MR too. Default: -100 250, cut to what all inputs hold.",
             show_default=False,
         ),
     ] = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stylemed.cli.options import Count, Network, OfGenerator, Picture, Psi, Seed, Store, rows_of
+from stylemed.cli.options import CodesFile, Count, Network, OfGenerator, Picture, Psi, Seed, Store, a_file, rows_of
 from stylemed.errors import BadInput
 from stylemed.files import atomic
 
@@ -15,7 +15,7 @@ from stylemed.files import atomic
 def encode(
     store: Store,
     encoder: Annotated[str, typer.Option(metavar="RUN", help="Run folder or .safetensors of the encoder.")],
-    out: Annotated[Path, typer.Option(help="File to write the codes to (.safetensors).")],
+    out: CodesFile,
     split: Annotated[
         str | None, typer.Option(help="Only train, judge or test. Default: all.", show_default=False)
     ] = None,
@@ -34,7 +34,7 @@ def encode(
 def invert(
     store: Store,
     generator: OfGenerator,
-    out: Annotated[Path, typer.Option(help="File to write the codes to (.safetensors).")],
+    out: CodesFile,
     encoder: Annotated[
         str | None,
         typer.Option(
@@ -61,19 +61,21 @@ def invert(
     from stylemed.latent.inversion import invert_store
 
     opened = SliceStore.open(store)
+    begun = out.with_name(f"{out.name}.begun")  # what is done, until the whole is saved
     codes = invert_store(
         opened,
         _generator(generator)[0],
         rows_of(opened, split, count),
         encoder=None if encoder is None else pretrained.encoder(encoder)[0],
         split=None if split == "all" else split,
-        partial=out.with_name(f"{out.name}.begun"),
+        partial=begun,
         space=space,
         steps=steps,
         rate=rate,
         near=near,
     )
     print(f"{len(codes)} slices inverted, written to {codes.save(out)}")
+    begun.unlink(missing_ok=True)
 
 
 def survive(
@@ -101,6 +103,7 @@ def survive(
     from stylemed.latent.codes import Codes, encode_store
     from stylemed.latent.inversion import check_networks
     from stylemed.latent.mixing import synthesize
+    from stylemed.studies import refuse_seen
 
     if (encoder is None) == (codes is None):
         raise BadInput("Give --encoder or --codes, one of the two.")
@@ -121,6 +124,7 @@ def survive(
     if judge is not None:
         reader = pretrained.judge(judge)
         check_reader(reader, opened)
+        refuse_seen("judge", reader, opened, rows)
         print()
         print(survival(reader, opened, rows, again, seed).round(3).to_string(index=False))
 
@@ -235,7 +239,7 @@ def _encoded(store: Path, encoder: str, generator, rows, split: str | None, coun
 def label(
     generator: Network,
     labeller: Annotated[str, typer.Option(metavar="RUN", help="Labeller that says what the images hold.")],
-    out: Annotated[Path, typer.Option(help="File to write the codes to (.safetensors).")],
+    out: CodesFile,
     count: Annotated[int, typer.Option(help="Images to label.", min=1)] = 20_000,
     label: Annotated[str, typer.Option(help="Class to match in: tumor, or a column that holds 0 and 1.")] = "tumor",
     match: Annotated[
@@ -265,7 +269,7 @@ def label(
 
 def direction(
     codes: Annotated[Path, typer.Argument(help="Codes, as `stylemed encode` or `stylemed label` write them.")],
-    out: Annotated[Path, typer.Option(help="File to write the direction to (.safetensors).")],
+    out: Annotated[Path, typer.Option(help="File to write the direction to (.safetensors).", callback=a_file)],
     label: Annotated[str, typer.Option(help="tumor, or a column of the codes that holds 0 and 1.")] = "tumor",
     split: Annotated[str, typer.Option(help="Split to find it on: train, judge, test or all.")] = "train",
     orthogonal_to: Annotated[

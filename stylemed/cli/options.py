@@ -11,6 +11,14 @@ import typer
 
 from stylemed.errors import BadInput
 
+
+def a_file(path: Path | None) -> Path | None:
+    """What an option names to be written; BadInput for a folder, before anything is computed."""
+    if path is not None and path.is_dir():
+        raise BadInput(f"{path} is a folder; name a file in it.")
+    return path
+
+
 Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
 Minutes = Annotated[float | None, typer.Option(help="Stop after so many minutes; the same line goes on.")]
 Device = Annotated[
@@ -42,8 +50,9 @@ Directions = Annotated[
     typer.Option(metavar="NAME=FILE", help="A direction and what to call it; repeat for several.", show_default=False),
 ]
 Steps = Annotated[int, typer.Option(help="Of descent from the encoder's answers; 0: the answers as they are.", min=0)]
-Result = Annotated[Path, typer.Option(help="JSON file to write.")]
-Picture = Annotated[Path, typer.Option("--out", help="PNG or PDF file to write.")]
+Result = Annotated[Path, typer.Option(help="JSON file to write.", callback=a_file)]
+CodesFile = Annotated[Path, typer.Option("--out", help="File to write the codes to (.safetensors).", callback=a_file)]
+Picture = Annotated[Path, typer.Option("--out", help="PNG or PDF file to write.", callback=a_file)]
 Psi = Annotated[
     float, typer.Option(help="Truncation of random styles: 1 none, 0 the mean image (no unit).", min=0.0, max=1.0)
 ]

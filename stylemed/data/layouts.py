@@ -19,6 +19,7 @@ from pathlib import Path
 from stylemed.errors import BadInput
 
 SPLITS = ("train", "judge", "test")
+MODALITIES = {"CT": "CT", "MR": "MR", "MRI": "MR"}  # as they are written here
 NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 
 
@@ -168,7 +169,7 @@ def _found(source: Path) -> tuple[str, dict[str, tuple[Path, Path]]]:
 
 def _named(files: list[Path], kind: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    pattern = re.compile(rf"{kind}-(\w+)\.nii(\.gz)?", re.IGNORECASE)
+    pattern = re.compile(rf"{kind}-([\w.-]+?)\.nii(\.gz)?", re.IGNORECASE)
     for path in files:
         match = pattern.fullmatch(path.name)
         if not match:
@@ -239,7 +240,7 @@ def _read_table(path: Path) -> dict[str, dict[str, str]]:
         if not number:
             continue
         if number in table:
-            raise BadInput(f"{path} names volume {number} twice; keep one row")
+            raise BadInput(f"{path} names volume {number} twice; keep one row, or tell them apart in a column volume")
         table[number] = cells
     return table
 
@@ -286,7 +287,7 @@ def _case(name, volume, segmentation, row, table) -> Case:
         segmentation=segmentation,
         patient=row.get("patient", name),
         split=value("split", SPLITS, "write train, judge or test"),
-        modality=row.get("modality", "CT"),
+        modality=MODALITIES.get(row.get("modality", "CT").upper(), row.get("modality")),
         phase=row.get("phase"),
         kernel=row.get("kernel"),
         noise_hu=number_of("noise_hu"),

@@ -393,34 +393,34 @@ def _part(case: Case, folder: Path, like: dict | None, resolution: int, mm: floa
 
 
 def _windows(cases, window, report, progress) -> dict[str, list[float]]:
-    """One interval per modality; the default is cut down to what all its volumes hold."""
-    windows = {}
+    """One interval per modality; the default is cut down to what all its volumes hold.
+
+    `window` is that of CT, if there is CT, and of what has no range of its own in volumes.csv.
+    """
+    windows, given = {}, "CT" if "CT" in {case.modality for case in cases} else None
     for modality in sorted({case.modality for case in cases}):
         mine = [case for case in cases if case.modality == modality]
         lows = [c.hu_min for c in mine if c.hu_min is not None]
         highs = [c.hu_max for c in mine if c.hu_max is not None]
         held = (max(lows, default=-np.inf), min(highs, default=np.inf))
-        if window is not None:
+        if window is not None and (given in (None, modality) or not np.isfinite(held).all()):
             lo, hi = window
             if lo < held[0] or hi > held[1]:
                 _say(
                     report,
-                    f"note: the window [{lo:g}, {hi:g}] is wider than the [{held[0]:g}, {held[1]:g}] that "
+                    f"note: the window [{lo:g}, {hi:g}] reaches beyond the [{held[0]:g}, {held[1]:g}] that "
                     f"all {modality} volumes hold",
                     progress,
                 )
         else:
-            start = DEFAULT_WINDOW if modality.upper() == "CT" else (-np.inf, np.inf)
+            start = DEFAULT_WINDOW if modality == "CT" else (-np.inf, np.inf)
             lo, hi = max(start[0], held[0]), min(start[1], held[1])
             if not (np.isfinite([lo, hi]).all() and lo < hi):
                 raise BadInput(f"no default window fits the {modality} volumes; give one with --window LO HI")
             if (lo, hi) != DEFAULT_WINDOW:
-                _say(
-                    report,
-                    f"window [{lo:g}, {hi:g}] for {modality}: the default "
-                    f"[{DEFAULT_WINDOW[0]:g}, {DEFAULT_WINDOW[1]:g}] cut down to what all volumes hold",
-                    progress,
-                )
+                default = f"the default [{DEFAULT_WINDOW[0]:g}, {DEFAULT_WINDOW[1]:g}] cut down to "
+                default = default if modality == "CT" else ""
+                _say(report, f"window [{lo:g}, {hi:g}] for {modality}: {default}what all volumes hold", progress)
         windows[modality] = [float(lo), float(hi)]
     return windows
 

@@ -21,6 +21,7 @@ from stylemed.statistics import evenly_spaced
 FORMAT, VERSION = "stylemed slice store", 1
 COLUMNS = ["case", "patient", "split", "modality", "phase", "z", "z_mm", "liver_px", "tumor_px", "tumor_known"]
 MORE_COLUMNS = ["kernel", "noise_hu", "mm_px", "twin_of"]  # not in stores of before
+TEXTS = ["case", "patient", "split", "modality", "phase", "kernel", "twin_of"]  # also where they look like numbers
 EMPTY_SPLIT = "give splits in volumes.csv, another --seed or more patients to stylemed prepare"  # the cure
 
 
@@ -112,9 +113,7 @@ class SliceStore:
         try:
             hu = np.load(path / "hu.npy", mmap_mode="r")
             labels = np.load(path / "labels.npy", mmap_mode="r")
-            slices = pd.read_csv(
-                path / "slices.csv", dtype={"case": str, "patient": str, "twin_of": str}, keep_default_na=False
-            )
+            slices = pd.read_csv(path / "slices.csv", dtype=dict.fromkeys(TEXTS, str), keep_default_na=False)
             shape = (len(slices), info["resolution"], info["resolution"])
             whole = hu.shape == labels.shape == shape and (hu.dtype, labels.dtype) == (np.int16, np.uint8)
             whole = whole and set(COLUMNS) <= set(slices.columns) and bool(info["windows"]) and "digest" in info

@@ -19,6 +19,7 @@ from stylemed.errors import BadInput, Hindered
 
 CANONICAL = "LPS"  # of the stored axes (x, y, z): indices grow to the left, to the back, to the head
 PADDING_HU = -1024  # lower values are what scanners write outside of their circle
+MOST_ROUNDED = 0.02  # of the range of a volume: what rounding to whole numbers may change
 AIR_HU = -500  # a volume that stays below holds no body
 BRIGHT_HU = 200  # what counts as bone when the orientation is looked at
 OFF_CENTRE = 0.04  # of the body's extent: a liver or spine farther than that on the wrong side is suspicious
@@ -151,7 +152,7 @@ class _Stored:
         self.four, self.shape = len(shape) > 3, tuple(int(n) for n in shape[:3])
         self.voxel = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0)) * MM.get(self.unit, 1.0)
         self.unit_known = self.unit in MM
-        self.lowest = 0.0
+        self.lowest = self.highest = self.rounded = 0.0  # of its values, and what rounding changed at most
 
     def slices(self):
         """(k, array [x, y] in the stored type) for every k of the last axis; reads the file to its end.
@@ -243,6 +244,11 @@ def _read(stored: _Stored, axis: int, keep: np.ndarray, convert) -> np.ndarray:
             kept.append(part.compress(keep, axis).T)
         elif keep[k]:
             kept.append(part.T)
+    if stored.rounded > MOST_ROUNDED * (stored.highest - stored.lowest):
+        raise BadInput(
+            f"{stored.path} holds fractions from {stored.lowest:g} to {stored.highest:g}, which are no HU; "
+            "export it before it is normalised, or scale it back"
+        )
     if not kept:
         return np.empty((*stored.shape[:2], 0), np.uint8 if convert is _labels else np.int16)
     return np.stack(kept).transpose(2, 1, 0)  # slices stay in one piece, as the file has them
@@ -274,9 +280,11 @@ def _hounsfield(part, stored) -> np.ndarray:
             raise BadInput(
                 f"{stored.path} holds NaN or infinite values; replace them (air is -1000 HU) and save it again"
             )
-        part = np.rint(part)
+        whole = np.rint(part)
+        stored.rounded = max(stored.rounded, float(np.abs(whole - part).max()))
+        part = whole
     lowest = float(part.min())
-    stored.lowest = min(stored.lowest, lowest)
+    stored.lowest, stored.highest = min(stored.lowest, lowest), max(stored.highest, float(part.max()))
     if part.dtype == np.int16 and lowest >= PADDING_HU:
         return part
     return np.clip(part, PADDING_HU, 32767).astype(np.int16)

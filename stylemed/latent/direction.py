@@ -176,7 +176,7 @@ def too_few_patients(codes: Codes, label: str = "tumor", split: str | None = "tr
 def random_direction(codes: Codes, like: Direction, seed: int = 0) -> Direction:
     """A direction that knows nothing of the class: what any walk of that length does, to compare with.
 
-    Drawn with the covariance of the same codes that `like` was found on; its step is its own standard deviation.
+    Drawn with the covariance of all codes of the split that `like` was found on; its step is its own standard deviation.
     """
     inside = codes if like.split is None else codes.select(codes.find(like.split))
     x = mean_style(inside.w_plus.astype(np.float64), like.layers)

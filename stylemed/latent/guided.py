@@ -31,7 +31,10 @@ RISE, FALL = 5, 0.3  # steps over which the rate rises, and share of the steps o
 
 @dataclass(frozen=True)
 class Guided:
-    """Edited slices: codes w_plus float32 [N, L, latent]; where a change was asked for, bool [N, R, R] (empty: nothing to do)."""
+    """Edited slices: codes w_plus float32 [N, L, latent]; where a change was asked for, bool [N, R, R].
+
+    That is empty where a removed tumor has no outline for the labeller; then only its answer is asked for.
+    """
 
     w_plus: np.ndarray
     asked: np.ndarray

@@ -128,7 +128,8 @@ def invert_store(
 
     Args:
         encoder: descent begins at its answers instead of the mean w.
-        partial: file that keeps what is done, `at_once` slices at a time, for the same call to go on from; deleted at the end.
+        partial: file that keeps what is done, `at_once` slices at a time, for the same call to go on from; to be
+            deleted when the codes are saved.
         options: of `invert` (space, steps, rate, near, loss).
 
     BadInput where store, generator and encoder do not belong together, or the file holds the part of another inversion.
@@ -159,8 +160,6 @@ def invert_store(
             bar.update(len(part))
             if partial is not None:
                 save_tensors(partial, "inversion", {"w_plus": found}, {"asked": asked})
-    if partial is not None:
-        partial.unlink(missing_ok=True)
     return codes_of(store, rows, found, made_from, split)
 
 

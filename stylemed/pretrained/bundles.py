@@ -158,7 +158,14 @@ def release(
     for noun in RUNS[1:]:
         if noun in parts:
             file = Path(parts[noun]) / f"{noun}.safetensors"
-            take(file, file.name, readers[noun](file).provenance)
+            its = readers[noun](file).provenance
+            known = its.shared_patients(generator.provenance) if noun == "judge" else []
+            if known:
+                raise BadInput(
+                    f"{file} has learned from patients of the generator ({', '.join(known[:3])}), so it cannot judge its images; "
+                    "release it with a judge of other patients."
+                )
+            take(file, file.name, its)
     if codes is not None:
         take(Path(codes), "codes.safetensors", Codes.load(codes).provenance)
     for name, file in directions.items():

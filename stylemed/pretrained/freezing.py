@@ -45,6 +45,8 @@ def freeze(
     found = [noun for noun in NETWORKS if (run / f"{noun}.safetensors").is_file()]
     if not found:
         raise BadInput(f"{run} holds no {', '.join(NETWORKS)}; name the run folder of a training.")
+    if out.resolve() == run.resolve():
+        raise BadInput(f"{out} is the run itself, whose weights would be rounded; name another folder.")
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     for noun in found:

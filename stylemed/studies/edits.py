@@ -215,8 +215,13 @@ class _Bench:
 
     def encoded(self, name: str, rows) -> np.ndarray:
         """Codes w+ of slices: the encoder's answers, and some steps of descent from there."""
-        options = dict(steps=self.steps, partial=self.kept.folder / f"{name}.begun", progress=self.progress)
-        return self.kept.codes(name, rows, lambda: codes_by(self.store, self.generator, self.encoder, rows, **options))
+        begun = self.kept.folder / f"{name}.begun"
+        options = dict(steps=self.steps, partial=begun, progress=self.progress)
+        w_plus = self.kept.codes(
+            name, rows, lambda: codes_by(self.store, self.generator, self.encoder, rows, **options)
+        )
+        begun.unlink(missing_ok=True)
+        return w_plus
 
     def side(self, split: str, way: str, count: int) -> _Side:
         rows = _spaced(asked(self.store, split, way, self.modality), count)

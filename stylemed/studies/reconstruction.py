@@ -63,6 +63,7 @@ def run(
         file = work / f"{name}.safetensors"
         goes_on = dict(partial=file.with_suffix(".begun"), progress=progress)
         codes = kept_codes(file, key, lambda way=way, goes_on=goes_on: way.codes(rows, **goes_on))
+        goes_on["partial"].unlink(missing_ok=True)
         again = synthesize(generator, codes.w_plus)
         errors.append(by_patient(reconstruction_errors(store, rows, again), seed).assign(way=name))
         seconds.append({"way": name, "seconds": _seconds(way, rows)})

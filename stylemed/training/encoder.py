@@ -363,8 +363,9 @@ def train_encoder(
             generated images are shown.
         kimg: thousands of generated images to show in all.
         max_minutes: stop after so many minutes of this call.
-        weights: of the trunk to start from: a file with torchvision's state dict, or "imagenet", which downloads it and begins at
-            random, saying so, where that fails. None starts at random. What it was stands in the encoder's metadata.
+        weights: of the trunk to start from, read when the run folder is new: a file with torchvision's state dict, or "imagenet",
+            which downloads it and begins at random, saying so, where that fails. None starts at random. What it was stands in
+            the encoder's metadata.
 
     Raises BadInput for an unknown preset or field, an unreadable generator, a data set of another size, window or frame, a run
     folder of another configuration (also: of other weights of the generator) or in use.
@@ -400,14 +401,16 @@ def train_encoder(
     if config.real_share > 0:  # usually those of the generator
         provenance = replace(provenance, patients=provenance.patients | of_slices.patients)
     provenance = provenance.to_dict()
-    trunk, began = trained_trunk(config.trunk, weights)
+    goes_on = bool(Run(run).checkpoints())
+    trunk, began = (None, Run(run).config.get("began", "random")) if goes_on else trained_trunk(config.trunk, weights)
     metadata = {**made, "generator_nimg": made.get("nimg"), "began": began, "provenance": provenance}
     trainer = EncoderTrainer(network, discriminator, dataset, config, seed, device, metadata, trunk)
     # Its weights are told by their digest: two trainings can agree in all settings and yet not in what came out.
     of_generator = {**settings_of(made), "digest": made_from["generator"]}
     if discriminator is not None:
         of_generator["discriminator"] = made_from["discriminator"]
-    asked = {"kind": "encoder", "seed": seed, "generator": of_generator, **asdict(config)}
+    asked = {"kind": "encoder", "seed": seed, "generator": of_generator, "began": began, **asdict(config)}
+    asked["data"] = None if dataset is None else settings_of(getattr(dataset, "metadata", {}))
     return drive(
         trainer,
         Run(run),

@@ -301,13 +301,14 @@ class GanTrainer:
         export(run.path / "generator.safetensors", self.averaged, metadata)
         export(run.path / "discriminator.safetensors", self.discriminator, metadata)
 
-    def begin_from(self, path: str | Path) -> None:
+    def begin_from(self, path: str | Path) -> dict[str, list[str]]:
         """Take the averaged generator and the discriminator of another run, and no moments: optimizers and nimg begin anew.
 
         `path`: a run folder, or any folder with its generator.safetensors and discriminator.safetensors. The networks may be
         of a smaller resolution, or have fewer feature maps: what they lack begins at random (see `networks.widening`). BadInput for
-        anything else.
+        anything else. Returns the patients that they have learned from.
         """
+        patients = {}
         for noun, networks in (
             ("generator", (self.generator, self.averaged)),
             ("discriminator", (self.discriminator,)),
@@ -331,6 +332,13 @@ class GanTrainer:
                         f"{file} is a {noun} of {found.config} and cannot be the start of one of {network.config} ({error}); "
                         "give both the same latent size and mapping layers, and neither fewer maps nor a smaller resolution."
                     ) from None
+            patients |= found.provenance.patients
+        return patients
+
+    def knows(self, patients: dict[str, list[str]]) -> None:
+        """That these patients are behind its weights, too."""
+        its = Provenance.from_dict(self.metadata.get("provenance"))
+        self.metadata["provenance"] = replace(its, patients={**patients, **its.patients}).to_dict()
 
 
 def shown_order(dataset, tumor_share: float | None, seed: int) -> np.ndarray:
@@ -423,9 +431,14 @@ def train_gan(
         learned = dataset.store.learned_from(rows, metadata["split"], rows[trainer.order])
         trainer.metadata["provenance"] = replace(learned, resolution=dataset.resolution).to_dict()
     if warm_start is not None:
-        asked["warm_start"] = Path(warm_start).name  # the folder may lie elsewhere when the run goes on
-        if not Run(run).checkpoints():
-            trainer.begin_from(warm_start)
+        # The folder may lie elsewhere, or be gone, when the run goes on; whom its weights know is kept.
+        asked["warm_start"] = begun = {"run": Path(warm_start).name, "patients": {}}
+        if Run(run).checkpoints():
+            before = Run(run).config.get("warm_start")
+            begun["patients"] = before["patients"] if isinstance(before, dict) else {}
+        else:
+            begun["patients"] = trainer.begin_from(warm_start)
+        trainer.knows(begun["patients"])
     return drive(
         trainer,
         Run(run),

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from stylemed import __version__
-from stylemed.errors import BadInput
+from stylemed.errors import BadInput, Hindered
 from stylemed.files import (
     FORMAT,
     KINDS,
@@ -77,8 +77,11 @@ class Run:
             raise BadInput(
                 f"{self.path} holds other files and no config.yaml; name an empty or new folder for the run."
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = lock_folder(self.path, "another training")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = lock_folder(self.path, "another training")
+        except OSError as error:
+            raise Hindered(f"{self.path} cannot be written to ({error.strerror}); name a folder elsewhere.") from None
         try:
             self._settle(config)
         except BaseException:
@@ -146,7 +149,7 @@ class Run:
 
 
 def grid_png(images: torch.Tensor, columns: int) -> bytes:
-    """Images [N, C, R, R] in [-1, 1] in rows of `columns` as a PNG; grey values are not stretched."""
+    """Images [N, C, R, R] in [-1, 1] in rows of `columns` as a PNG: three channels as colours, else the first as grey values."""
     from PIL import Image
 
     n, c, h, w = images.shape
@@ -156,7 +159,7 @@ def grid_png(images: torch.Tensor, columns: int) -> bytes:
     grid = grid.reshape(rows, columns, c, h, w).permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, c)
     pixels = ((grid + 1) * 127.5).round().to(torch.uint8).numpy()
     buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if c == 1 else pixels).save(buffer, format="png")
+    Image.fromarray(pixels if c == 3 else pixels[..., 0]).save(buffer, format="png")
     return buffer.getvalue()
 
 

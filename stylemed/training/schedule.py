@@ -193,6 +193,11 @@ def config_from_preset(kind: type, presets: dict[str, dict], preset, changes: di
     if isinstance(preset, kind):
         if changes:
             raise BadInput(f"Give {', '.join(changes)} in the configuration itself.")
+        for name, value in given.items():
+            if getattr(preset, name) != value:
+                raise BadInput(
+                    f"The configuration has {name}={getattr(preset, name)}, the data have {value}; give it theirs."
+                )
         return preset
     if preset not in presets:
         raise BadInput(f"There is no preset {preset}; choose one of {', '.join(presets)}.")

@@ -71,6 +71,32 @@ def test_tables_that_cannot_be_used(tmp_path):
         find_cases(tmp_path / "b.csv")
     with pytest.raises(BadInput, match="not a folder"):
         find_cases(tmp_path / "c.csv")
+    (tmp_path / "d.csv").write_text("image,mask\np1/ct.nii.gz,p1/m.nii.gz\np2/ct.nii.gz,p2/m.nii.gz\n")
+    with pytest.raises(BadInput, match="ct twice; keep one row, or tell them apart in a column volume"):
+        find_cases(tmp_path / "d.csv")
+
+
+def test_odd_names_numbers_and_modalities_are_kept(phantom, tmp_path):
+    for old, new in ((1, "2-a"), (2, "3.b")):
+        for kind in ("volume", "segmentation"):
+            shutil.copy(phantom / f"{kind}-{old}.nii.gz", tmp_path / f"{kind}-{new}.nii.gz")
+    (tmp_path / "volumes.csv").write_text("volume,modality,phase,hu_min,hu_max\n2-a,ct,1,,\n3.b,MRI,2,0,900\n")
+    cases = find_cases(tmp_path)
+    assert [(case.name, case.modality) for case in cases] == [("volume-2-a", "CT"), ("volume-3.b", "MR")]
+    prepare(tmp_path, tmp_path / "s", 16, window=(-100, 250), workers=1, progress=False)
+    store = SliceStore.open(tmp_path / "s")
+    assert set(store.slices["phase"]) == {"1", "2"} and store.info["windows"]["CT"] == [-100, 250]
+    assert store.info["windows"]["MR"] == [0, 900]
+
+
+def test_fractions_are_no_hounsfield_units(phantom, tmp_path):
+    for kind in ("volume", "segmentation"):
+        shutil.copy(phantom / f"{kind}-1.nii.gz", tmp_path / f"{kind}-1.nii.gz")
+    image = nib.load(tmp_path / "volume-1.nii.gz")
+    values = (np.asarray(image.dataobj, np.float32) + 1000) / 4000
+    nib.save(nib.Nifti1Image(values, image.affine), tmp_path / "volume-1.nii.gz")
+    with pytest.raises(BadInput, match="holds fractions from 0 to .*, which are no HU"):
+        read_case(find_cases(tmp_path)[0])
 
 
 def test_names_in_a_table_are_no_paths(phantom, tmp_path):

@@ -116,7 +116,8 @@ def test_a_stopped_inversion_of_a_store_goes_on_where_it_was(tmp_path, monkeypat
         return invert(network, images, **options)
 
     expected = run()
-    assert not partial.exists() and list(expected.table["row"]) == [4, 3, 2, 1, 0]
+    partial.unlink()  # it is there until who asked has saved the codes
+    assert list(expected.table["row"]) == [4, 3, 2, 1, 0]
     assert set(expected.provenance.made_from) == {"generator"}
     monkeypatch.setattr(inversion, "invert", counted)
     with pytest.raises(KeyboardInterrupt):
@@ -124,7 +125,7 @@ def test_a_stopped_inversion_of_a_store_goes_on_where_it_was(tmp_path, monkeypat
     with pytest.raises(BadInput, match="codes.begun"):
         run(steps=4)
     np.testing.assert_array_equal(run().w_plus, expected.w_plus)
-    assert whole == [2, 2, 2, 1] and not partial.exists()
+    assert whole == [2, 2, 2, 1]
     store.resolution = 32
     with pytest.raises(BadInput, match="--resolution 16"):
         run()

@@ -13,8 +13,10 @@ from stylemed.errors import BadInput
 from stylemed.files import digest_of_weights
 from stylemed.latent import Codes, Direction
 from stylemed.networks import Discriminator, Encoder, Generator
+from stylemed.networks.reader import ReaderNetwork
 from stylemed.pretrained.bundles import available, load, release
 from stylemed.pretrained.freezing import freeze
+from stylemed.training.reader import Judge
 from stylemed.training.run import export, load_generator
 
 ABOUT = dict(data="a made-up phantom", licence="CC0", hours=1.5, command="stylemed release tiny")
@@ -85,6 +87,13 @@ def test_what_was_changed_or_does_not_fit_is_refused(made, bundle, tmp_path):
         load(bundle.path).generator  # noqa: B018
     with pytest.raises(BadInput, match="do not belong together: the generator is .* freeze the generator first"):
         release(tmp_path / "x", {"generator": made / "frozen", "encoder": made / "other"}, **ABOUT)
+    with pytest.raises(BadInput, match="frozen is the run itself"):
+        freeze(made / "frozen", made / "frozen")
+    its = {"kind": "judge", "windows": {"CT": [-100.0, 250.0]}, "frame": "body", "patients": {"p1": ["a"], "p2": ["b"]}}
+    (tmp_path / "judge").mkdir()
+    Judge(ReaderNetwork(32, 1), 0.0, {"provenance": its}).save(tmp_path / "judge" / "judge.safetensors")
+    with pytest.raises(BadInput, match=r"judge.safetensors has learned from patients of the generator \(p1, p2\)"):
+        release(tmp_path / "y", {"generator": made / "frozen", "judge": tmp_path / "judge"}, **ABOUT)
     with pytest.raises(BadInput, match="There is no released model nobody"):
         load("nobody")
     (bundle.path / "bundle.json").write_text("{")

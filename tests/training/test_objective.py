@@ -117,11 +117,17 @@ def test_warm_start_from_another_window_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_began_warm_goes_on_without_the_other(tmp_path):
-    first = train_gan(Blobs(), tmp_path / "first", "smoke", kimg=0.1, progress=False, **TINY)
+def test_a_run_that_began_warm_goes_on_without_the_other_and_knows_its_patients(tmp_path):
+    slices, others = Blobs(), Blobs()
+    slices.metadata = {"provenance": {"patients": {"a": ["1"]}}}
+    others.metadata = {"provenance": {"patients": {"b": ["2"]}}}
+    first = train_gan(others, tmp_path / "first", "smoke", kimg=0.1, progress=False, **TINY)
     started = dict(warm_start=first.path, progress=False, **TINY)
-    train_gan(Blobs(), tmp_path / "second", "smoke", kimg=0.04, **started)
-    first.path.rename(tmp_path / "gone")
-    assert len(train_gan(Blobs(), tmp_path / "second", "smoke", kimg=0.1, **started).log()) == 2
+    for kimg in (0.04, 0.1):
+        run = train_gan(slices, tmp_path / "second", "smoke", kimg=kimg, **started)
+        assert load_generator(run.path)[0].provenance.patients == {"a": ["1"], "b": ["2"]}
+        if first.path.exists():
+            first.path.rename(tmp_path / "gone")
+    assert len(run.log()) == 2
     with pytest.raises(BadInput, match="no such file"):
         train_gan(Blobs(), tmp_path / "third", "smoke", kimg=0.04, **started)

@@ -389,6 +389,8 @@ def test_encoder_trains_resumes_to_the_bit_and_exports(tmp_path, changes):
     assert encoder(Blobs().all[:2]).shape == (2, 6, 16)
     unbroken = load_encoder(tmp_path / "at once")[0].state_dict()
     assert all(torch.equal(value, unbroken[name]) for name, value in encoder.state_dict().items())
+    with pytest.raises(BadInput, match=r"another configuration \(data: .* there, None now"):
+        train_encoder(gan, tmp_path / "in two", "smoke", kimg=0.1, progress=False, **changes | {"real_share": 0.0})
     said = {"w_error", "image_error", "real_error"} | ({"real_image_error"} if "real_share" in changes else set())
     assert said <= set(run.log().columns) and len(run.samples()) >= 1
 

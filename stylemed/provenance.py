@@ -5,7 +5,7 @@ Plain values only: stores carry it without torch, weights in the header of their
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 
 from stylemed.errors import BadInput
 
@@ -44,6 +44,11 @@ class Provenance:
     def to_dict(self) -> dict:
         """What is known, as JSON takes it."""
         return {name: value for name, value in asdict(self).items() if value not in (None, {})}
+
+    def with_patients(self, patients: dict[str, list[str]]) -> Provenance:
+        """One that knows these patients, too; who has the same name keeps the files of both."""
+        both = {name: list(dict.fromkeys([*self.patients.get(name, ()), *hashes])) for name, hashes in patients.items()}
+        return replace(self, patients={**self.patients, **both})
 
     @classmethod
     def from_dict(cls, plain: dict | None) -> Provenance:

@@ -39,22 +39,22 @@ class Digests:
 
     def _of(self, files: Iterable[Path]) -> Contents:
         try:
-            self._known = json.loads(self._file.read_text())
+            known = json.loads(self._file.read_text())
         except (OSError, ValueError):
-            self._known = {}
-        found, before = {}, dict(self._known)
+            known = {}
+        found, before = {}, dict(known)
         for file in files:
             if not file.is_file():
                 continue
             name, stat = str(file.relative_to(self.build)), file.stat()
-            size, time, digest = self._known.get(name) or (None, None, None)
+            size, time, digest = known.get(name) or (None, None, None)
             if (size, time) != (stat.st_size, stat.st_mtime_ns):
                 with file.open("rb") as opened:
                     digest = hashlib.file_digest(opened, "sha256").hexdigest()[:16]
-            self._known[name] = [stat.st_size, stat.st_mtime_ns, digest]
+            known[name] = [stat.st_size, stat.st_mtime_ns, digest]
             found[name] = digest
-        if self._known != before:
-            write_json(self._file, self._known)
+        if known != before:
+            write_json(self._file, known)
         return found
 
 

@@ -397,13 +397,13 @@ def _windows(cases, window, report, progress) -> dict[str, list[float]]:
 
     `window` is that of CT, if there is CT, and of what has no range of its own in volumes.csv.
     """
-    windows, given = {}, "CT" if "CT" in {case.modality for case in cases} else None
-    for modality in sorted({case.modality for case in cases}):
+    windows, modalities = {}, sorted({case.modality for case in cases})
+    for modality in modalities:
         mine = [case for case in cases if case.modality == modality]
         lows = [c.hu_min for c in mine if c.hu_min is not None]
         highs = [c.hu_max for c in mine if c.hu_max is not None]
         held = (max(lows, default=-np.inf), min(highs, default=np.inf))
-        if window is not None and (given in (None, modality) or not np.isfinite(held).all()):
+        if window is not None and (modality == "CT" or "CT" not in modalities or not np.isfinite(held).all()):
             lo, hi = window
             if lo < held[0] or hi > held[1]:
                 _say(
@@ -418,8 +418,7 @@ def _windows(cases, window, report, progress) -> dict[str, list[float]]:
             if not (np.isfinite([lo, hi]).all() and lo < hi):
                 raise BadInput(f"no default window fits the {modality} volumes; give one with --window LO HI")
             if (lo, hi) != DEFAULT_WINDOW:
-                default = f"the default [{DEFAULT_WINDOW[0]:g}, {DEFAULT_WINDOW[1]:g}] cut down to "
-                default = default if modality == "CT" else ""
+                default = f"the default [{start[0]:g}, {start[1]:g}] cut down to " if modality == "CT" else ""
                 _say(report, f"window [{lo:g}, {hi:g}] for {modality}: {default}what all volumes hold", progress)
         windows[modality] = [float(lo), float(hi)]
     return windows

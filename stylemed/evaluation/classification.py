@@ -62,6 +62,11 @@ def differences(found: Mapping[str, Drawn], first: str = "real") -> pd.DataFrame
     order = {name: number for number, name in enumerate(found)}
     table = pd.DataFrame(rows, columns=["arm", "tumors", "what", "value", "low", "high", "p"])
     table = table.sort_values("arm", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+    return corrected(table)
+
+
+def corrected(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `differences` with p_holm: their p corrected for the number of rows that ask the same of the same tumors."""
     return table.assign(p_holm=table.groupby(["tumors", "what"])["p"].transform(lambda p: holm(p.to_numpy())))
 
 

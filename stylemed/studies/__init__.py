@@ -76,16 +76,23 @@ def digests_of(parts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def kept_codes(path: Path, key: dict[str, Any], make: Callable[[], Codes]) -> Codes:
-    """Codes from a file of before with the same key, else made and kept there."""
+    """Codes from a file of before with the same key, else made and kept there.
+
+    What an inversion keeps of its beginning in `begun(path)` is deleted once they are saved.
+    """
     from stylemed.latent.codes import Codes  # torch, which a reader of results does not need
 
-    if path.exists():
-        codes = Codes.load(path)
-        if codes.info.get("key") == key:
-            return codes
-    codes = make()
-    Codes(codes.table, codes.w_plus, codes.info | {"key": key}).save(path)
+    codes = Codes.load(path) if path.exists() else None
+    if codes is None or codes.info.get("key") != key:
+        codes = make()
+        Codes(codes.table, codes.w_plus, codes.info | {"key": key}).save(path)
+    begun(path).unlink(missing_ok=True)
     return codes
+
+
+def begun(path: Path) -> Path:
+    """Where the beginning of codes is kept until they are whole."""
+    return path.with_suffix(".begun")
 
 
 def kept_table(path: Path, key: dict[str, Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:

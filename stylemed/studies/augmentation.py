@@ -19,7 +19,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from tqdm.auto import tqdm
 
 from stylemed.errors import BadInput
-from stylemed.evaluation.classification import agreement, differences, drawn_numbers, in_words, worth
+from stylemed.evaluation.classification import agreement, corrected, differences, drawn_numbers, in_words, worth
 from stylemed.evaluation.judge import check_reader
 from stylemed.latent.codes import Codes, codes_of, encode_store
 from stylemed.latent.direction import steps_to, walk
@@ -28,7 +28,7 @@ from stylemed.latent.guided import Guided, guided_edit, local_edit
 from stylemed.latent.inversion import check_networks, codes_by
 from stylemed.latent.mixing import synthesize
 from stylemed.provenance import Provenance, belong_together
-from stylemed.statistics import auc_draws, holm
+from stylemed.statistics import auc_draws
 from stylemed.studies import Result, digests_of, kept_codes, kept_table, refuse_seen
 from stylemed.studies.few_patients import Few, Pool, TestSlices, labelled_patients, paint_discs
 from stylemed.training.classifier import train_classifier, tumor_scores
@@ -457,7 +457,4 @@ def _contrasts(found, pipelines) -> pd.DataFrame:
             if set(both) <= found.keys():
                 some = {arm: found[arm] for arm in both}
                 parts.append(differences(some, first=both[1]).assign(rival=both[1]))
-    if not parts:
-        return pd.DataFrame()
-    table = pd.concat(parts, ignore_index=True)
-    return table.assign(p_holm=table.groupby(["tumors", "what"])["p"].transform(lambda p: holm(p.to_numpy())))
+    return corrected(pd.concat(parts, ignore_index=True)) if parts else pd.DataFrame()

@@ -31,7 +31,7 @@ from stylemed.latent.inversion import check_networks, codes_by
 from stylemed.latent.mixing import LEVELS, layers_of, synthesize
 from stylemed.provenance import Provenance, belong_together
 from stylemed.statistics import evenly_spaced, mean_interval
-from stylemed.studies import Result, digests_of, kept_codes, kept_table, refuse_seen
+from stylemed.studies import Result, begun, digests_of, kept_codes, kept_table, refuse_seen
 from stylemed.training.reader import Findings
 
 WAYS = {"add": 1, "remove": 0}  # what the reader shall tell afterwards
@@ -193,7 +193,11 @@ class _Kept:
 
     def codes(self, name: str, rows, make: Callable[[], Codes]) -> np.ndarray:
         key = self.key | {"rows": [int(row) for row in rows]}
-        return kept_codes(self.folder / f"{name}.safetensors", key, make).w_plus
+        return kept_codes(self.file(name), key, make).w_plus
+
+    def file(self, name: str) -> Path:
+        """Of codes."""
+        return self.folder / f"{name}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -215,13 +219,8 @@ class _Bench:
 
     def encoded(self, name: str, rows) -> np.ndarray:
         """Codes w+ of slices: the encoder's answers, and some steps of descent from there."""
-        begun = self.kept.folder / f"{name}.begun"
-        options = dict(steps=self.steps, partial=begun, progress=self.progress)
-        w_plus = self.kept.codes(
-            name, rows, lambda: codes_by(self.store, self.generator, self.encoder, rows, **options)
-        )
-        begun.unlink(missing_ok=True)
-        return w_plus
+        options = dict(steps=self.steps, partial=begun(self.kept.file(name)), progress=self.progress)
+        return self.kept.codes(name, rows, lambda: codes_by(self.store, self.generator, self.encoder, rows, **options))
 
     def side(self, split: str, way: str, count: int) -> _Side:
         rows = _spaced(asked(self.store, split, way, self.modality), count)

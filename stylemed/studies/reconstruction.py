@@ -22,7 +22,7 @@ from stylemed.latent.codes import Codes, encode_store
 from stylemed.latent.inversion import check_networks, invert_store
 from stylemed.latent.mixing import synthesize
 from stylemed.networks import Encoder, Generator
-from stylemed.studies import Result, digests_of, kept_codes
+from stylemed.studies import Result, begun, digests_of, kept_codes
 
 FEW, MANY = 50, 1000  # steps of descent
 TIMED, TIMED_STEPS = 16, 10  # slices and steps by which seconds are measured
@@ -61,9 +61,8 @@ def run(
     errors, survived, seconds = [], [], []
     for name, way in _ways(store, generator, encoder, spaces, few, many).items():
         file = work / f"{name}.safetensors"
-        goes_on = dict(partial=file.with_suffix(".begun"), progress=progress)
+        goes_on = dict(partial=begun(file), progress=progress)
         codes = kept_codes(file, key, lambda way=way, goes_on=goes_on: way.codes(rows, **goes_on))
-        goes_on["partial"].unlink(missing_ok=True)
         again = synthesize(generator, codes.w_plus)
         errors.append(by_patient(reconstruction_errors(store, rows, again), seed).assign(way=name))
         seconds.append({"way": name, "seconds": _seconds(way, rows)})

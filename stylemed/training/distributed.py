@@ -84,16 +84,17 @@ def join_team(device: torch.device) -> Team:
 
 def own_device(device: str | None) -> str:
     """The device that was asked for, else this process's GPU, else the CPU."""
-    try:
-        kind = torch.device(device or "cuda").type
-    except RuntimeError:
-        raise BadInput(f"There is no device {device}; give cpu, cuda or cuda:N, or leave it out.") from None
-    if kind == "cuda" and device and not torch.cuda.is_available():
-        raise BadInput(
-            f"torch finds no GPU here, so {device} cannot be used; leave the device out to train on the CPU."
-        )
-    if device and device != "cuda":
-        return device
+    if device:
+        try:
+            kind = torch.device(device).type
+        except RuntimeError:
+            raise BadInput(f"There is no device {device}; give cpu, cuda or cuda:N, or leave it out.") from None
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise BadInput(
+                f"torch finds no GPU here, so {device} cannot be used; leave the device out to train on the CPU."
+            )
+        if device != "cuda":
+            return device
     if not torch.cuda.is_available():
         return "cpu"
     device = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"

@@ -399,7 +399,7 @@ def train_encoder(
         made_from["discriminator"] = digest_of_weights(discriminator.state_dict())
     provenance = replace(network.provenance, kind="encoder", made_from=made_from)
     if config.real_share > 0:  # usually those of the generator
-        provenance = replace(provenance, patients=provenance.patients | of_slices.patients)
+        provenance = provenance.with_patients(of_slices.patients)
     provenance = provenance.to_dict()
     goes_on = bool(Run(run).checkpoints())
     trunk, began = (None, Run(run).config.get("began", "random")) if goes_on else trained_trunk(config.trunk, weights)

@@ -338,7 +338,7 @@ class GanTrainer:
     def knows(self, patients: dict[str, list[str]]) -> None:
         """That these patients are behind its weights, too."""
         its = Provenance.from_dict(self.metadata.get("provenance"))
-        self.metadata["provenance"] = replace(its, patients={**patients, **its.patients}).to_dict()
+        self.metadata["provenance"] = its.with_patients(patients).to_dict()
 
 
 def shown_order(dataset, tumor_share: float | None, seed: int) -> np.ndarray:
@@ -432,13 +432,13 @@ def train_gan(
         trainer.metadata["provenance"] = replace(learned, resolution=dataset.resolution).to_dict()
     if warm_start is not None:
         # The folder may lie elsewhere, or be gone, when the run goes on; whom its weights know is kept.
-        asked["warm_start"] = begun = {"run": Path(warm_start).name, "patients": {}}
         if Run(run).checkpoints():
             before = Run(run).config.get("warm_start")
-            begun["patients"] = before["patients"] if isinstance(before, dict) else {}
+            patients = before["patients"] if isinstance(before, dict) else {}
         else:
-            begun["patients"] = trainer.begin_from(warm_start)
-        trainer.knows(begun["patients"])
+            patients = trainer.begin_from(warm_start)
+        asked["warm_start"] = {"run": Path(warm_start).name, "patients": patients}
+        trainer.knows(patients)
     return drive(
         trainer,
         Run(run),

@@ -5,6 +5,7 @@ Plain values only: stores carry it without torch, weights in the header of their
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 
 from stylemed.errors import BadInput
@@ -92,6 +93,19 @@ def belong_together(
             raise BadInput(
                 f"{names[0]} and {names[1]} do not belong together: {what} is {mine} for the first and {other} for the second; "
                 f"{cure}."
+            )
+
+
+def refuse_seen(artifacts: Mapping[str, object], store, rows=None) -> None:
+    """BadInput where one of artifacts {name: artifact} has learned from patients of these rows (None: of `test`)."""
+    measured = store.learned_from(store.select("test") if rows is None else rows)
+    for name, artifact in artifacts.items():
+        known = getattr(artifact, "provenance", Provenance()).shared_patients(measured)
+        if known:
+            whose = "test patients" if rows is None else "patients"
+            raise BadInput(
+                f"The {name} has learned from {whose} of {store.path} ({', '.join(known[:3])}), so nothing can be measured "
+                "on them with it; give one that has not."
             )
 
 

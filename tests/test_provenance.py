@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from stylemed.files import digest_of_weights
 from stylemed.latent import Codes, encode_store
 from stylemed.latent.direction import Direction, random_direction
 from stylemed.networks import Discriminator
-from stylemed.provenance import Provenance, belong_together
+from stylemed.provenance import Provenance, belong_together, refuse_seen
 from stylemed.training import load_encoder, load_generator, train_encoder, train_gan
 from stylemed.training.run import load_network
 
@@ -84,6 +85,19 @@ def test_patients_are_known_by_their_files_and_by_name_only_within_a_store():
     assert reader.shared_patients(Provenance(store="s", patients=elsewhere)) == ["8", "9", "of another name"]
     assert reader.shared_patients(Provenance(patients={"8": []}), by_name_alone=True) == ["8"]
     assert Provenance(patients={"9": []}).shared_patients(Provenance(patients={"9": []})) == []
+
+
+def test_who_has_learned_from_the_measured_patients_is_named():
+    of_rows = {"test": Provenance(patients={"7": ["aa"], "8": ["bb"]}), "few": Provenance(patients={"9": ["cc"]})}
+    store = SimpleNamespace(path="store", select=lambda split: split, learned_from=of_rows.get)
+    knows = SimpleNamespace(provenance=Provenance(patients={"of another name": ["bb"]}))
+    others = {"generator": SimpleNamespace(provenance=Provenance(patients={"1": ["dd"]})), "labeller": object()}
+    refuse_seen(others, store)
+    refuse_seen(others | {"judge": knows}, store, "few")
+    with pytest.raises(BadInput, match=r"judge has learned from test patients of store \(8\).*give one that has not"):
+        refuse_seen(others | {"judge": knows}, store)
+    with pytest.raises(BadInput, match=r"judge has learned from patients of store \(8\)"):
+        refuse_seen({"judge": knows}, store, "test")
 
 
 def test_digest_is_of_the_weights_and_of_nothing_else(tmp_path):

@@ -103,7 +103,7 @@ def survive(
     from stylemed.latent.codes import Codes, encode_store
     from stylemed.latent.inversion import check_networks
     from stylemed.latent.mixing import synthesize
-    from stylemed.studies import refuse_seen
+    from stylemed.provenance import refuse_seen
 
     if (encoder is None) == (codes is None):
         raise BadInput("Give --encoder or --codes, one of the two.")
@@ -124,7 +124,7 @@ def survive(
     if judge is not None:
         reader = pretrained.judge(judge)
         check_reader(reader, opened)
-        refuse_seen("judge", reader, opened, rows)
+        refuse_seen({"judge": reader}, opened, rows)
         print()
         print(survival(reader, opened, rows, again, seed).round(3).to_string(index=False))
 

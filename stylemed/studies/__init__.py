@@ -18,7 +18,6 @@ import pandas as pd
 from stylemed.errors import BadInput
 from stylemed.files import digest_of_weights, write_json
 from stylemed.machine import commit, machine
-from stylemed.provenance import Provenance
 
 if TYPE_CHECKING:
     from stylemed.latent.codes import Codes
@@ -106,18 +105,6 @@ def kept_table(path: Path, key: dict[str, Any], make: Callable[[], pd.DataFrame]
     plain = json.loads(table.to_json(orient="split", index=False, double_precision=15))
     write_json(path, {"key": key, "table": plain}, sort_keys=False)
     return table
-
-
-def refuse_seen(name: str, artifact, store, rows=None) -> None:
-    """BadInput where an artifact has learned from patients of these rows (None: of `test`), by its provenance."""
-    measured = store.learned_from(store.select("test") if rows is None else rows)
-    known = getattr(artifact, "provenance", Provenance()).shared_patients(measured)
-    if known:
-        whose = "test patients" if rows is None else "patients"
-        raise BadInput(
-            f"The {name} has learned from {whose} of {store.path} ({', '.join(known[:3])}), so nothing can be measured "
-            "on them with it; give one that has not."
-        )
 
 
 def _without_nan(value):

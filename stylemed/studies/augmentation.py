@@ -27,9 +27,9 @@ from stylemed.latent.generation import class_images
 from stylemed.latent.guided import Guided, guided_edit, local_edit
 from stylemed.latent.inversion import check_networks, codes_by
 from stylemed.latent.mixing import synthesize
-from stylemed.provenance import Provenance, belong_together
+from stylemed.provenance import Provenance, belong_together, refuse_seen
 from stylemed.statistics import auc_draws
-from stylemed.studies import Result, digests_of, kept_codes, kept_table, refuse_seen
+from stylemed.studies import Result, digests_of, kept_codes, kept_table
 from stylemed.studies.few_patients import Few, Pool, TestSlices, labelled_patients, paint_discs
 from stylemed.training.classifier import train_classifier, tumor_scores
 
@@ -223,11 +223,10 @@ def _check(store, pipelines, judge, arms, grids) -> None:
         cure = "find it on codes or samples of this generator"
         who = (f"the generator of {name}", f"the direction of {name}")
         belong_together(its, towards, names=who, same_store=False, cure=cure)
-        for kind, part in pipeline.parts.items():
-            refuse_seen(f"{kind} of {name}", part, store)
+        refuse_seen({f"{kind} of {name}": part for kind, part in pipeline.parts.items()}, store)
     if judge is not None:
         check_reader(judge, store)
-        refuse_seen("judge", judge, store)
+        refuse_seen({"judge": judge}, store)
 
 
 # -- what is added

@@ -24,8 +24,9 @@ from stylemed.latent.channels import Channel, moved, slopes, spread_of_channels
 from stylemed.latent.generation import random_styles
 from stylemed.latent.inversion import check_networks, codes_by
 from stylemed.latent.mixing import synthesize
+from stylemed.provenance import refuse_seen
 from stylemed.statistics import evenly_spaced
-from stylemed.studies import Result, digests_of, kept_codes, kept_table, refuse_seen
+from stylemed.studies import Result, digests_of, kept_codes, kept_table
 from stylemed.studies.edits import AIM, WAYS, asked, some_findings
 
 SIZE = 5.0  # standard deviations of the channel by which it is ranked
@@ -65,12 +66,11 @@ def run(
     """
     began = time.monotonic()
     check_networks(store, generator, encoder)
-    for name, network in {"generator": generator, "encoder": encoder}.items():
-        refuse_seen(name, network, store)
-    for name, reader in {"labeller": labeller, "judge": judge}.items():
+    for reader in (labeller, judge):
         check_reader(reader, store)
-        refuse_seen(name, reader, store)
-    made_from = digests_of({"generator": generator, "encoder": encoder, "labeller": labeller, "judge": judge})
+    parts = {"generator": generator, "encoder": encoder, "labeller": labeller, "judge": judge}
+    refuse_seen(parts, store)
+    made_from = digests_of(parts)
     settings = dict(drawn=drawn, top=top, count=count, steps=steps, modality=modality, size=SIZE, sizes=list(SIZES))
     key, work = {"store": store.digest, "made_from": made_from, "settings": settings, "seed": seed}, Path(work)
     per_unit = store.windows[modality].per_unit

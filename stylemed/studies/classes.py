@@ -29,8 +29,9 @@ from stylemed.evaluation.reference import Reference
 from stylemed.evaluation.variety import covered, pairwise_dice
 from stylemed.latent.direction import Direction
 from stylemed.latent.generation import class_images, write_class_images
+from stylemed.provenance import refuse_seen
 from stylemed.statistics import dice, mean_interval, patient_auc
-from stylemed.studies import Result, digests_of, refuse_seen
+from stylemed.studies import Result, digests_of
 from stylemed.training.reader import Findings
 
 CLASSES = {"tumor": 1, "none": 0}
@@ -75,7 +76,7 @@ def run(
     """
     began = time.monotonic()
     check_reader(judge, store)
-    refuse_seen("judge", judge, store)
+    refuse_seen({"judge": judge}, store)
     if getattr(judge, "kind", "judge") != "judge":
         raise BadInput(f"A {judge.kind} has a part in making the images and may not measure them; give a judge.")
     rows = {

@@ -15,8 +15,9 @@ from stylemed.errors import BadInput
 from stylemed.latent.codes import Codes
 from stylemed.latent.direction import find_direction, labels_of
 from stylemed.latent.inversion import codes_by
+from stylemed.provenance import refuse_seen
 from stylemed.statistics import patient_auc
-from stylemed.studies import Result, digests_of, refuse_seen
+from stylemed.studies import Result, digests_of
 
 CONFOUNDERS = {"liver area alone": "liver_px", "height alone": "z_mm"}
 COLUMNS = ("auc", "low", "high", "slices", "slices_with", "patients_with", "patients_without")
@@ -49,8 +50,7 @@ def run(
     known = known[~np.isnan(labels_of(store.slices.iloc[known], label))]
     if not len(known):
         raise BadInput(f"{store.path} has no slice whose {label} is known; label some, or name another column.")
-    for name, network in {"encoder": encoder, "generator": generator}.items():
-        refuse_seen(name, network, store, known)
+    refuse_seen({"encoder": encoder, "generator": generator}, store, known)
     ways = {"encoder": codes_by(store, generator, encoder, known, progress=progress)}
     if steps:
         ways[f"encoder and {steps} steps"] = codes_by(store, generator, encoder, known, steps=steps, progress=progress)

@@ -18,8 +18,9 @@ from stylemed.evaluation.variety import corrected_share, survey_samples
 from stylemed.latent.generation import random_styles
 from stylemed.latent.inversion import check_networks
 from stylemed.latent.mixing import synthesize
+from stylemed.provenance import refuse_seen
 from stylemed.statistics import evenly_spaced
-from stylemed.studies import Result, digests_of, refuse_seen
+from stylemed.studies import Result, digests_of
 
 SIZES = ((0, 3), (3, 5), (5, 8), (8, np.inf))  # pixels across
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -48,7 +49,7 @@ def run(
     for split, some in rows.items():
         if not len(some):
             raise BadInput(f"{store.path} has no slice of the split {split}; prepare it with such patients.")
-    refuse_seen("generator", generator, store)
+    refuse_seen({"generator": generator}, store)
     train, test = (store.images(some) for some in rows.values())
     made = synthesize(generator, random_styles(generator, count, 1.0, seed)).clamp(-1, 1)
     away, which = nearest(made, train)
@@ -65,7 +66,7 @@ def run(
     made_from = digests_of({"generator": generator})
     if judge is not None:
         check_reader(judge, store)
-        refuse_seen("judge", judge, store)
+        refuse_seen({"judge": judge}, store)
         made_from |= digests_of({"judge": judge})
         tables["tumors"] = _tumors(generator, judge, store, rows["test"], samples, seed)
     tables["distances"] = pd.DataFrame(

@@ -29,9 +29,9 @@ from stylemed.latent.generation import random_styles
 from stylemed.latent.guided import guided_edit
 from stylemed.latent.inversion import check_networks, codes_by
 from stylemed.latent.mixing import LEVELS, layers_of, synthesize
-from stylemed.provenance import Provenance, belong_together
+from stylemed.provenance import Provenance, belong_together, refuse_seen
 from stylemed.statistics import evenly_spaced, mean_interval
-from stylemed.studies import Result, begun, digests_of, kept_codes, kept_table, refuse_seen
+from stylemed.studies import Result, begun, digests_of, kept_codes, kept_table
 from stylemed.training.reader import Findings
 
 WAYS = {"add": 1, "remove": 0}  # what the reader shall tell afterwards
@@ -274,17 +274,16 @@ def asked(store, split: str, way: str, modality: str) -> np.ndarray:
 
 def _check(store, generator, encoder, labeller, judges, directions, guided: int) -> None:
     check_networks(store, generator, encoder)
-    for name, network in {"generator": generator, "encoder": encoder}.items():
-        refuse_seen(name, network, store)
     if getattr(labeller, "kind", None) == "judge":
         raise BadInput("A judge may not choose where walks end; give a labeller, which has learned from train.")
     if not directions and not guided:
         raise BadInput(
             "No direction was given to walk along; find one with stylemed direction, or give --guided STEPS."
         )
-    for name, artifact in {"labeller": labeller, **judges}.items():
-        check_reader(artifact, store)
-        refuse_seen(name, artifact, store)
+    for reader in (labeller, *judges.values()):
+        check_reader(reader, store)
+    parts = {"generator": generator, "encoder": encoder, "labeller": labeller, **judges}
+    refuse_seen(parts | {f"direction {name}": one for name, one in directions.items()}, store)
     for name, direction in directions.items():
         mine, its = getattr(generator, "provenance", Provenance()), direction.provenance
         cure = "find it on codes or samples of this generator"
@@ -293,7 +292,6 @@ def _check(store, generator, encoder, labeller, judges, directions, guided: int)
             raise BadInput(
                 f"The direction {name} was found in another latent space than that of the generator; {cure}."
             )
-        refuse_seen(f"direction {name}", direction, store)
 
 
 def _levels(direction: Direction, levels, generator) -> list[str]:

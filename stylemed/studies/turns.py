@@ -28,7 +28,8 @@ from stylemed.latent.direction import Direction, find_direction, steps_to, walk
 from stylemed.latent.generation import random_styles
 from stylemed.latent.inversion import check_networks, codes_by
 from stylemed.latent.mixing import mix, synthesize
-from stylemed.studies import Result, digests_of, kept_codes, refuse_seen
+from stylemed.provenance import refuse_seen
+from stylemed.studies import Result, digests_of, kept_codes
 from stylemed.studies.augmentation import GRIDS, REAL, Arm
 from stylemed.studies.few_patients import Few, Pool, TestSlices
 
@@ -73,8 +74,7 @@ def run(
     check_networks(store, generator, encoder)
     rows = store.select(modality=modality)
     known = rows[truth(store, rows)["tumor"].notna()]
-    for name, network in {"encoder": encoder, "generator": generator}.items():
-        refuse_seen(name, network, store, known)
+    refuse_seen({"encoder": encoder, "generator": generator}, store, known)
     slices = TestSlices.at(store, known)
     patients, y = slices.patients, slices.y
     if min(len(set(patients[y == state])) for state in (0, 1)) < max(turns, 2):

@@ -11,7 +11,7 @@ from made_up import TINY, Blobs
 
 from stylemed.errors import BadInput
 from stylemed.training import Run, gan_config, load_generator, train_gan
-from stylemed.training.distributed import Team, join_team
+from stylemed.training.distributed import Team, join_team, own_device
 from stylemed.training.gan import GanTrainer
 
 # 8² and 16², so that there is something to fade; R1 at every step; two groups of the minibatch standard deviation.
@@ -107,3 +107,12 @@ def test_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(BadInput, match="multiple of 8, or fewer processes"):
         Team(0, 2).check_batch(4, 4, 512)
     Team(0, 1).check_batch(4, 4, 512)
+
+
+def test_a_device_that_is_not_there_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert own_device(None) == own_device("cpu") == "cpu"
+    with pytest.raises(BadInput, match="no device abacus; give cpu, cuda or cuda:N"):
+        own_device("abacus")
+    with pytest.raises(BadInput, match="finds no GPU here, so cuda:1 cannot be used"):
+        own_device("cuda:1")

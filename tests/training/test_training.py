@@ -277,6 +277,10 @@ def test_run_folder_in_use_or_of_something_else_is_refused(tmp_path):
     with pytest.raises(BadInput, match="holds other files"):
         train_gan(Blobs(), tmp_path / "thesis", "smoke", kimg=0.1, progress=False, **TINY)
     assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["chapter.tex"]
+    with pytest.raises(
+        BadInput, match=r"chapter.tex.run cannot be written to \(Not a directory\); name a folder elsewhere"
+    ):
+        train_gan(Blobs(), tmp_path / "thesis" / "chapter.tex" / "run", "smoke", kimg=0.1, progress=False, **TINY)
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])

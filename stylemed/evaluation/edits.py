@@ -45,7 +45,8 @@ def edit_effects(before, after, found_before, found_after, wanted: int, per_unit
 def corrected_change(changed, wanted: int, sensitivity: float, specificity: float) -> np.ndarray:
     """Shares that a reader tells changed to `wanted` (1 tumor, 0 none), freed of its errors (`corrected_share`).
 
-    NaN where the reader is no better than chance. Its errors are taken to be those on slices, and the same after the edit.
+    NaN where the reader is no better than chance. Its errors are taken to be those on slices, exactly, and the same after the
+    edit: an interval that is corrected so leaves out how well they are known.
     """
     out = []
     for share in np.atleast_1d(np.asarray(changed, float)):

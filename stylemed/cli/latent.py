@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from stylemed.cli.options import CodesFile, Count, Network, OfGenerator, Picture, Psi, Seed, Store, a_file, rows_of
+from stylemed.cli.options import (
+    CodesFile,
+    Count,
+    Network,
+    OfGenerator,
+    Picture,
+    Psi,
+    Seed,
+    Store,
+    a_file,
+    given,
+    rows_of,
+)
 from stylemed.errors import BadInput
 from stylemed.files import atomic
 
@@ -85,7 +97,8 @@ def survive(
         str | None, typer.Option(metavar="RUN", help="Run folder or .safetensors of the encoder.", show_default=False)
     ] = None,
     codes: Annotated[
-        Path | None, typer.Option(help="Instead: codes of slices of this store, such as `stylemed invert` writes.")
+        str | None,
+        typer.Option(metavar="FILE", help="Instead: codes of slices of this store, such as `stylemed invert` writes."),
     ] = None,
     judge: Annotated[
         str | None,
@@ -100,7 +113,7 @@ def survive(
     from stylemed.data.store import SliceStore
     from stylemed.evaluation.judge import check_reader
     from stylemed.evaluation.reconstruction import by_patient, reconstruction_errors, survival
-    from stylemed.latent.codes import Codes, encode_store
+    from stylemed.latent.codes import encode_store
     from stylemed.latent.inversion import check_networks
     from stylemed.latent.mixing import synthesize
     from stylemed.provenance import refuse_seen
@@ -115,7 +128,7 @@ def survive(
         found = encode_store(opened, its, rows=rows)
     else:
         check_networks(opened, network)
-        found = Codes.load(codes)
+        found = pretrained.codes(codes)
         if found.info.get("store") != str(opened.digest):
             raise BadInput(f"{codes} holds codes of another store than {store}; encode or invert its slices.")
         rows = found.table["row"].to_numpy()
@@ -152,7 +165,10 @@ def mix(
     generator: Network,
     out: Picture,
     codes: Annotated[
-        Path | None, typer.Option(help="Codes to take the sources from. Default: random styles.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Codes to take the sources from. Default: random styles.", show_default=False
+        ),
     ] = None,
     store: Annotated[
         Path | None, typer.Option(help="Instead: slice store whose slices are the sources.", show_default=False)
@@ -185,9 +201,9 @@ def mix(
     seed: Seed = 0,
 ) -> None:
     """Draw figure 1 of the paper, for print: a level's styles from B, all others from A."""
+    from stylemed import pretrained
     from stylemed.data.store import window_of
     from stylemed.display.figures import mixing_figure
-    from stylemed.latent.codes import Codes
     from stylemed.latent.generation import random_styles, some_codes
     from stylemed.latent.mixing import LEVELS, layers_of, mixing_grid, synthesize
 
@@ -205,7 +221,7 @@ def mix(
         styles = _encoded(store, encoder, network, source, split, rows + columns, seed)
     elif codes is not None:
         styles = some_codes(
-            Codes.load(codes), rows + columns, network, split=split, seed=seed, names=(generator, str(codes))
+            pretrained.codes(codes), rows + columns, network, split=split, seed=seed, names=(generator, codes)
         ).w_plus
     else:
         styles = random_styles(network, rows + columns, psi, seed)
@@ -268,7 +284,7 @@ def label(
 
 
 def direction(
-    codes: Annotated[Path, typer.Argument(help="Codes, as `stylemed encode` or `stylemed label` write them.")],
+    codes: Annotated[str, typer.Argument(help="Codes, as `stylemed encode` or `stylemed label` write them.")],
     out: Annotated[Path, typer.Option(help="File to write the direction to (.safetensors).", callback=a_file)],
     label: Annotated[str, typer.Option(help="tumor, or a column of the codes that holds 0 and 1.")] = "tumor",
     split: Annotated[str, typer.Option(help="Split to find it on: train, judge, test or all.")] = "train",
@@ -287,17 +303,17 @@ def direction(
     seed: Seed = 0,
 ) -> None:
     """Find the direction of a class in W with a linear classifier, and say how well it separates new patients."""
+    from stylemed import pretrained
     from stylemed.data.store import window_of
-    from stylemed.latent.codes import Codes
     from stylemed.latent.direction import find_direction, traverse
     from stylemed.latent.generation import some_codes
 
     if (figure is None) != (generator is None):
         raise BadInput("--figure and --generator belong together: give both or none.")
-    encoded, chosen = Codes.load(codes), None if split == "all" else split
+    encoded, chosen = pretrained.codes(codes), None if split == "all" else split
     if figure is not None:
         network, metadata = _generator(generator)
-        walked = some_codes(encoded, 4, network, split=chosen, seed=seed, names=(generator, str(codes)))
+        walked = some_codes(encoded, 4, network, split=chosen, seed=seed, names=(generator, codes))
     found = find_direction(
         encoded,
         label,
@@ -331,7 +347,12 @@ def generate(
     generator: Network,
     out: Annotated[Path, typer.Option(help="New folder for the images and their table.")],
     direction: Annotated[
-        Path | None, typer.Option(help="Direction, as `stylemed direction` writes it.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Direction, as `stylemed direction` writes it; MODEL or MODEL:NAME takes one of a released model.",
+            show_default=False,
+        ),
     ] = None,
     labeller: Annotated[
         str | None,
@@ -358,9 +379,11 @@ def generate(
         float, typer.Option(help="By direction: where a walk ends, in steps beyond the classifier's boundary.", min=0)
     ] = 1.0,
     codes: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Codes of slices to start from; by coarse, of the class. Default: random styles.", show_default=False
+            metavar="FILE",
+            help="Codes of slices to start from; by coarse, of the class. Default: random styles.",
+            show_default=False,
         ),
     ] = None,
     split: Annotated[
@@ -383,8 +406,6 @@ def generate(
     from stylemed import pretrained
     from stylemed.data.store import window_of, windows_of
     from stylemed.latent import generation
-    from stylemed.latent.codes import Codes
-    from stylemed.latent.direction import Direction
     from stylemed.training.run import grid_png
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -396,12 +417,12 @@ def generate(
     network, metadata = _generator(generator)
     windows = windows_of(metadata)
     shared = dict(
-        codes=None if codes is None else Codes.load(codes),
+        codes=given(pretrained.codes, codes),
         psi=psi,
         seed=seed,
         names=(generator, str(direction), str(codes)),
     )
-    found = None if direction is None else Direction.load(direction)
+    found = given(pretrained.direction, direction)
     if labeller is not None:
         by = by or ("coarse" if direction is None else "direction")
         shared |= dict(by=by, ratio=ratio, direction=found, margin=margin)

@@ -353,7 +353,7 @@ def augmentation_command(
     labeller: Annotated[
         str | None, typer.Option(metavar="RUN", help="Labeller of its images.", show_default=False)
     ] = None,
-    direction: Annotated[Path | None, typer.Option(metavar="FILE", help="Towards tumors.", show_default=False)] = None,
+    direction: Annotated[str | None, typer.Option(metavar="FILE", help="Towards tumors.", show_default=False)] = None,
     pipeline: Annotated[
         list[str] | None,
         typer.Option(
@@ -385,7 +385,6 @@ def augmentation_command(
     """Does it help? A classifier of few patients, with generated images and with what costs less: AUC, sensitivity, patients."""
     from stylemed import pretrained
     from stylemed.data.store import SliceStore
-    from stylemed.latent.direction import Direction
     from stylemed.studies.augmentation import ARMS, Pipeline, run
 
     parts, pipelines = (generator, encoder, labeller, direction), {}
@@ -395,7 +394,7 @@ def augmentation_command(
                 "A pipeline needs --generator, --encoder, --labeller and --direction; give all four or none."
             )
         networks = pretrained.generator(generator)[0], pretrained.encoder(encoder)[0]
-        pipelines["given"] = Pipeline(*networks, pretrained.labeller(labeller), Direction.load(direction))
+        pipelines["given"] = Pipeline(*networks, pretrained.labeller(labeller), pretrained.direction(direction))
     bundles = named(pipeline, "pipeline", "MODEL", "released model or folder")
     pipelines |= {name: Pipeline.of(pretrained.load(model)) for name, model in bundles.items()}
     found = run(
@@ -471,9 +470,9 @@ def turns_command(
 
 def _loaded(directions: list[str] | None) -> dict:
     """The directions of the option `--direction NAME=FILE`, by name."""
-    from stylemed.latent.direction import Direction
+    from stylemed import pretrained
 
-    return {name: Direction.load(path) for name, path in named(directions, "direction", "FILE", "file").items()}
+    return {name: pretrained.direction(path) for name, path in named(directions, "direction", "FILE", "file").items()}
 
 
 def _write(found, out: Path) -> None:

@@ -113,3 +113,17 @@ def test_networks_are_found_by_the_name_of_their_model(tmp_path, monkeypatch):
     assert train.shared_patients(pretrained.labeller("phantom-64").provenance)
     with pytest.raises(BadInput, match="ct-64 has no judge"):
         pretrained.judge("ct-64")
+
+
+def test_codes_and_directions_are_found_by_the_name_of_their_model(bundle, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
+    monkeypatch.setattr(pretrained, "available", lambda: ["small"])
+    monkeypatch.setattr(pretrained, "load", lambda name: bundle)
+    assert len(pretrained.codes("small")) == 1
+    for name in ("small", "small:tumor", bundle.path / "direction-tumor.safetensors"):
+        assert pretrained.direction(name).label == "tumor"
+    with pytest.raises(BadInput, match="small has no direction age; it has: tumor"):
+        pretrained.direction("small:age")
+    for kind in ("generator", "codes", "direction"):
+        with pytest.raises(BadInput, match=rf"smal: no such file; make the {kind} first, .*released model \(small\)"):
+            getattr(pretrained, kind)("smal")

@@ -407,10 +407,9 @@ def test_labelled_samples_make_a_direction(cli, tmp_path, monkeypatch):
 
     from stylemed import pretrained
     from stylemed.latent import Codes, Direction
-    from stylemed.training.reader import Labeller
 
     monkeypatch.setattr(pretrained, "generator", lambda name: (Painted(), {}))
-    monkeypatch.setattr(Labeller, "load", lambda path: Eye())
+    monkeypatch.setattr(pretrained, "labeller", lambda name: Eye())
     label = ("label", "gan", "--labeller", "run", "--out", "samples.safetensors", "--count", 400)
     said = cli(*label, "--match", "liver_px").stdout
     kept = Codes.load(tmp_path / "samples.safetensors")

@@ -96,3 +96,7 @@ def test_the_intro_says_whether_generated_images_help():
     from_to = f"from {arms['real']:.2f} to {arms['spot, own']:.2f} (p {p['spot, own']:.2f})"
     assert f"With {few.settings['patients']} patients" in text and from_to in text
     assert f"which need no generator, to {arms['painted']:.2f}" in text
+    other = Result.load(ROOT / "book" / "results" / "augmentation-four-b-phantom-64.json")
+    arms = other.tables["arms"].query("what == 'AUC' and tumors != 'all'").set_index("arm")["value"]
+    assert (other.tables["differences"]["p_holm"] > 0.05).all()
+    assert "neither did beyond chance (from {real:.2f} to {spot, own:.2f} and {painted:.2f})".format(**arms) in text

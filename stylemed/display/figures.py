@@ -369,6 +369,7 @@ def intervals(names: list[str], table, xlabel: str, zero: str | None = None) -> 
     chart_axes(ax)
     ax.set_yticks(y, names, fontsize=11)
     ax.invert_yaxis()
+    ax.locator_params(axis="x", nbins=6)  # labels of three digits stay apart
     ax.set_xlabel(xlabel, fontsize=12)
     return figure
 

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from stylemed import pretrained
 from stylemed.files import digest_of_weights
@@ -90,13 +92,31 @@ def test_the_intro_says_whether_generated_images_help():
     assert len(own) == len(more) == 7 and f"the best of seven ways {own.max():.2f}" in text
     assert f"of one that has seen slices of 60 patients {more.max():.2f}" in text
     assert f"painted discs {arms['painted']:.2f}, with twice as many patients {arms['more patients']:.2f}" in text
-    few = Result.load(ROOT / "book" / "results" / "augmentation-four-phantom-64.json")
-    arms = few.tables["arms"].query("what == 'AUC' and tumors != 'all'").set_index("arm")["value"]
-    p = few.tables["differences"].query("what == 'AUC' and tumors != 'all'").set_index("arm")["p_holm"]
-    from_to = f"from {arms['real']:.2f} to {arms['spot, own']:.2f} (p {p['spot, own']:.2f})"
-    assert f"With {few.settings['patients']} patients" in text and from_to in text
-    assert f"which need no generator, to {arms['painted']:.2f}" in text
-    other = Result.load(ROOT / "book" / "results" / "augmentation-four-b-phantom-64.json")
-    arms = other.tables["arms"].query("what == 'AUC' and tumors != 'all'").set_index("arm")["value"]
-    assert (other.tables["differences"]["p_holm"] > 0.05).all()
-    assert "neither did beyond chance (from {real:.2f} to {spot, own:.2f} and {painted:.2f})".format(**arms) in text
+
+
+def test_the_intro_says_what_spots_and_discs_bring_to_groups_of_four():
+    text = (ROOT / "book" / "intro.md").read_text()
+    gains, whole = {"spot, own": [], "painted": []}, []
+    for letter in ("", "b-", "c-", "d-"):
+        tables = Result.load(ROOT / "book" / "results" / f"augmentation-four-{letter}phantom-64.json").tables
+        asked = {
+            name: tables[name].query("what == 'AUC' and tumors != 'all'")
+            for name in ("arms", "differences", "contrasts")
+        }
+        away = asked["differences"].set_index("arm")
+        for arm, its in gains.items():
+            its.append(away["value"][arm])
+        against = asked["contrasts"].query("arm == 'spot, own'").set_index("rival")["value"]
+        assert against["guided, own"] > 0  # as chapter 9 has it
+        whole.append(away["value"]["guided, own"])
+        if not letter:
+            arms = asked["arms"].set_index("arm")["value"]
+            p = away["p_holm"]["spot, own"]
+            assert f"from {arms['real']:.2f} to {arms['spot, own']:.2f} (p {p:.2f})" in text
+    spots, discs = (np.round(its, 2) + 0.0 for its in gains.values())
+    assert "in three other groups of four by {:.2f}, {:.2f} and {:.2f}".format(*spots[1:]) in text
+    assert "raised it by {:.2f}, and by {:.2f}, {:.2f} and {:.2f};".format(*discs) in text
+    assert "in none of the four groups" in text and max(whole) < 0
+    low, high = stats.t.interval(0.95, 3, np.mean(gains["spot, own"]), stats.sem(gains["spot, own"]))
+    assert low < 0 < high, "the intro says that four groups are too few to be sure"
+    assert f"{np.mean(gains['spot, own']):.2f} in the mean ({low:.2f} to {high:.2f})".replace("-", "−") in text

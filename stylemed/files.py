@@ -114,6 +114,13 @@ def save_tensors(path: str | Path, kind: str, tensors: dict, header: dict[str, A
     return Path(path)
 
 
+def no_such_file(path: str | Path, called: str, or_else: str = "") -> BadInput:
+    """To be raised. called: what the user calls what is missing; or_else: what more may be named."""
+    return BadInput(
+        f"{path}: no such file; make the {called} first, or name its .safetensors file or run folder{or_else}."
+    )
+
+
 def load_tensors(
     path: str | Path, kind: str, called: str = "", framework: str = "numpy"
 ) -> tuple[dict, dict[str, Any]]:
@@ -125,7 +132,7 @@ def load_tensors(
 
     path, called = Path(path), called or kind
     if not path.is_file():
-        raise BadInput(f"{path}: no such file; make the {called} first, or name its .safetensors file or run folder.")
+        raise no_such_file(path, called)
     try:
         with safe_open(path, framework) as archive:
             texts = archive.metadata() or {}

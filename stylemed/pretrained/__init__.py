@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from stylemed.errors import BadInput
+from stylemed.files import no_such_file
 from stylemed.latent.codes import Codes
 from stylemed.latent.direction import Direction
 from stylemed.networks import Encoder, Generator
@@ -65,8 +66,5 @@ def _path(name_or_path: str | Path, noun: str) -> Path:
     if _is_name(name_or_path):
         return load(name_or_path).file(f"{noun}.safetensors")
     if not Path(name_or_path).exists():
-        raise BadInput(
-            f"{name_or_path}: no such file; make the {noun} first, or name its .safetensors file or run folder, "
-            f"or a released model ({', '.join(available())})."
-        )
+        raise no_such_file(name_or_path, noun, f", or a released model ({', '.join(available())})")
     return Path(name_or_path)
